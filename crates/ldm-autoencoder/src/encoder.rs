@@ -1,0 +1,78 @@
+use burn::{
+    nn::{
+        GroupNorm, GroupNormConfig, PaddingConfig2d,
+        conv::{Conv2d, Conv2dConfig},
+    },
+    prelude::*,
+};
+use ldm_nn::ops;
+
+use crate::{
+    AutoencoderKlConfig, DownBlockType, DownEncoderBlock, MidBlock,
+    blocks::{LevelConfig, NORM_EPS},
+};
+
+/// Images to the moments of their latents, before `quant_conv`.
+#[derive(Module, Debug)]
+pub struct Encoder {
+    /// First convolution.
+    pub conv_in: Conv2d,
+    /// Levels, from full resolution downwards.
+    pub down_blocks: Vec<DownEncoderBlock>,
+    /// The bottom.
+    pub mid_block: MidBlock,
+    /// Last norm, followed by SiLU.
+    pub conv_norm_out: GroupNorm,
+    /// Last convolution, to mean and log-variance.
+    pub conv_out: Conv2d,
+}
+
+impl Encoder {
+    pub(crate) fn new(config: &AutoencoderKlConfig, device: &Device) -> Self {
+        let groups = config.norm_num_groups;
+        let channels = &config.block_out_channels;
+        let (first, last) = (channels[0], channels[channels.len() - 1]);
+        let conv3x3 = |channels| {
+            Conv2dConfig::new(channels, [3, 3])
+                .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                .init(device)
+        };
+        let down_blocks = channels
+            .iter()
+            .zip(&config.down_block_types)
+            .enumerate()
+            .map(|(level, (&out_channels, kind))| {
+                let level = LevelConfig {
+                    in_channels: if level == 0 {
+                        first
+                    } else {
+                        channels[level - 1]
+                    },
+                    out_channels,
+                    layers: config.layers_per_block,
+                    attention: *kind == DownBlockType::AttnDown,
+                    resample: level + 1 < channels.len(),
+                    groups,
+                };
+                DownEncoderBlock::new(level, device)
+            })
+            .collect();
+        Self {
+            conv_in: conv3x3([config.in_channels, first]),
+            down_blocks,
+            mid_block: MidBlock::new(last, groups, config.mid_block_add_attention, device),
+            conv_norm_out: GroupNormConfig::new(groups, last)
+                .with_epsilon(NORM_EPS)
+                .init(device),
+            conv_out: conv3x3([last, 2 * config.latent_channels]),
+        }
+    }
+
+    /// `[N, 3, H, W]` to `[N, 2c, H/f, W/f]`.
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<4> {
+        let x = ops::conv2d(&self.conv_in, images);
+        let x = self.down_blocks.iter().fold(x, |x, block| block.forward(x));
+        let x = self.mid_block.forward(x);
+        ops::conv2d(&self.conv_out, ops::group_norm_silu(&self.conv_norm_out, x))
+    }
+}

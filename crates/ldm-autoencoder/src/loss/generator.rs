@@ -1,0 +1,269 @@
+use burn::{
+    optim::GradientsParams,
+    tensor::{Tensor, module::conv2d_weight_backward, ops::ConvOptions},
+};
+use ldm_nn::ops;
+use serde::Serialize;
+
+use super::{ReconstructionLoss, Stage1Objective, fetch};
+use crate::{AutoencoderKl, PatchDiscriminator};
+
+/// Added to the adversarial gradient's norm in the adaptive weight.
+const D_WEIGHT_EPSILON: f64 = 1e-4;
+/// Upper bound of the adaptive weight.
+const D_WEIGHT_MAX: f64 = 1e4;
+
+/// The autoencoder's half of a training step.
+#[derive(Debug)]
+pub struct GeneratorStep {
+    /// Gradients of the autoencoder's parameters.
+    pub grads: GradientsParams,
+    /// What the batch was decoded to, `[N, 3, H, W]`, without gradients: the discriminator's step takes it.
+    pub reconstruction: Tensor<4>,
+    /// What to log.
+    pub terms: GeneratorTerms,
+}
+
+/// Scalars of a [`GeneratorStep`]; a part that is off reads 0.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct GeneratorTerms {
+    /// `nll + kl_weight * kl + d_weight * disc_factor * g_loss`.
+    pub total: f32,
+    /// Negative log-likelihood: pixel and perceptual distance, summed over the elements, per image.
+    pub nll: f32,
+    /// Pixel distance, mean over all elements.
+    pub rec: f32,
+    /// Perceptual distance, mean over the batch, before its weight.
+    pub perceptual: f32,
+    /// KL divergence, summed over the latent, per image, before its weight.
+    pub kl: f32,
+    /// Adversarial loss, `-mean(logits)`, before its weight.
+    pub g_loss: f32,
+    /// Adaptive weight of the adversarial loss, `disc_weight` included.
+    pub d_weight: f32,
+    /// `disc_factor` from `disc_start` on, 0 before.
+    pub disc_factor: f32,
+    /// Mean logit of the reconstructions.
+    pub logits_fake: f32,
+}
+
+/// A loss of the reconstruction, and its gradient there.
+struct Term<T> {
+    value: T,
+    gradient: Tensor<4>,
+}
+
+/// Values of the likelihood's parts, each `[1]`.
+struct Likelihood {
+    nll: Tensor<1>,
+    rec: Tensor<1>,
+    perceptual: Tensor<1>,
+}
+
+impl Stage1Objective {
+    /// The autoencoder's gradients and the objective's terms for a batch.
+    ///
+    /// Without a `discriminator`, or before `disc_start`, the adversarial part is left out. The discriminator gets no
+    /// gradients, but its norms' running statistics follow.
+    ///
+    /// The adaptive weight compares gradients at the last convolution, and burn can't traverse a graph twice. So the losses are
+    /// differentiated with respect to the reconstruction `r` alone, each on a small graph of its own; the weight comes from
+    /// those two gradients; and one backward pass of `sum(r * gradient) + kl_weight * kl` reaches the parameters.
+    ///
+    /// # Shapes
+    /// - `images`: `[N, 3, H, W]` in `[-1, 1]`, sides divisible by the model's factor
+    /// - `noise`: standard normal, `[N, c, H/f, W/f]`
+    ///
+    /// # Panics
+    /// If `model` is not on an autodiff device.
+    pub fn generator(
+        &self,
+        model: &AutoencoderKl,
+        discriminator: Option<&PatchDiscriminator>,
+        images: Tensor<4>,
+        noise: Tensor<4>,
+        step: u64,
+    ) -> GeneratorStep {
+        let images = images.inner();
+        let posterior = model.encode(images.clone());
+        let features = model.decode_features(posterior.sample(noise));
+        let tracked = ops::conv2d(&model.decoder.conv_out, features.clone());
+        let features = features.inner();
+        let reconstruction = tracked.clone().inner();
+
+        let Term {
+            value:
+                Likelihood {
+                    nll,
+                    rec,
+                    perceptual,
+                },
+            mut gradient,
+        } = self.likelihood(&images, &reconstruction);
+
+        let zero = || Tensor::<1>::zeros([1], &reconstruction.device());
+        let (mut g_loss, mut d_weight, mut disc_factor) = (zero(), zero(), 0.0);
+        let active = discriminator.zip(self.config.disc_factor_at(step));
+        if let Some((discriminator, factor)) = active {
+            let adversarial = adversarial(discriminator, &reconstruction);
+            d_weight = adaptive_weight(
+                last_layer_norm(model, features.clone(), gradient.clone()),
+                last_layer_norm(model, features, adversarial.gradient.clone()),
+            )
+            .mul_scalar(self.config.disc_weight);
+            gradient = gradient
+                + adversarial.gradient * d_weight.clone().mul_scalar(factor).reshape([1, 1, 1, 1]);
+            g_loss = adversarial.value;
+            disc_factor = factor as f32;
+        }
+
+        let batch = images.dims()[0] as f64;
+        let kl = posterior.kl().sum().div_scalar(batch);
+        let mut surrogate = (tracked * gradient).sum();
+        if self.config.kl_weight > 0.0 {
+            surrogate = surrogate + kl.clone().mul_scalar(self.config.kl_weight);
+        }
+        let grads = GradientsParams::from_grads(surrogate.backward(), model);
+
+        let [nll, rec, perceptual, kl, g_loss, d_weight] =
+            fetch([nll, rec, perceptual, kl, g_loss, d_weight]);
+        let terms = GeneratorTerms {
+            total: nll + self.config.kl_weight as f32 * kl + d_weight * disc_factor * g_loss,
+            nll,
+            rec,
+            perceptual,
+            kl,
+            g_loss,
+            d_weight,
+            disc_factor,
+            logits_fake: -g_loss,
+        };
+        GeneratorStep {
+            grads,
+            reconstruction,
+            terms,
+        }
+    }
+
+    /// `sum((|x - r| + perceptual_weight * LPIPS(x, r)) / exp(logvar) + logvar) / N`, where an image's perceptual distance counts
+    /// once for each of its elements.
+    fn likelihood(&self, images: &Tensor<4>, reconstruction: &Tensor<4>) -> Term<Likelihood> {
+        let [n, c, h, w] = images.dims();
+        let (batch, elements) = (n as f64, (c * h * w) as f64);
+        let reconstruction = leaf(reconstruction);
+
+        let difference = images.clone() - reconstruction.clone();
+        let pixel = match self.config.reconstruction {
+            ReconstructionLoss::L1 => difference.abs(),
+            ReconstructionLoss::L2 => difference.square(),
+        }
+        .sum();
+        let rec = pixel.clone().div_scalar(batch * elements);
+        let (distance, perceptual) = match &self.lpips {
+            Some(lpips) => {
+                let distance = lpips.forward(images.clone(), reconstruction.clone()).sum();
+                let weight = self.config.perceptual_weight * elements;
+                (
+                    pixel + distance.clone().mul_scalar(weight),
+                    distance.div_scalar(batch),
+                )
+            }
+            None => (pixel, rec.zeros_like()),
+        };
+        let nll = distance
+            .div_scalar(self.config.logvar.exp() * batch)
+            .add_scalar(self.config.logvar * elements);
+        let gradient = gradient_at(&reconstruction, &nll);
+        Term {
+            value: Likelihood {
+                nll,
+                rec,
+                perceptual,
+            },
+            gradient,
+        }
+    }
+}
+
+/// The generator's loss `-mean(D(r))`.
+fn adversarial(discriminator: &PatchDiscriminator, reconstruction: &Tensor<4>) -> Term<Tensor<1>> {
+    let reconstruction = leaf(reconstruction);
+    let loss = discriminator
+        .frozen()
+        .forward(reconstruction.clone())
+        .mean()
+        .neg();
+    let gradient = gradient_at(&reconstruction, &loss);
+    Term {
+        value: loss.inner(),
+        gradient,
+    }
+}
+
+/// `clamp(|grad nll| / (|grad g| + 1e-4), 0, 1e4)` (Esser et al. 2021, equation 7).
+fn adaptive_weight(nll_norm: Tensor<1>, adversarial_norm: Tensor<1>) -> Tensor<1> {
+    (nll_norm / adversarial_norm.add_scalar(D_WEIGHT_EPSILON)).clamp(0.0, D_WEIGHT_MAX)
+}
+
+/// Norm of a loss's gradient at the last convolution's weight, given its gradient at the reconstruction.
+fn last_layer_norm(model: &AutoencoderKl, features: Tensor<4>, gradient: Tensor<4>) -> Tensor<1> {
+    let weight = model.decoder.conv_out.weight.val().inner();
+    let options = ConvOptions::new([1, 1], [1, 1], [1, 1], 1);
+    conv2d_weight_backward(features, weight, gradient, options)
+        .square()
+        .sum()
+        .sqrt()
+}
+
+/// A copy that a graph of its own can start from.
+fn leaf(x: &Tensor<4>) -> Tensor<4> {
+    x.clone().autodiff().require_grad()
+}
+
+fn gradient_at(leaf: &Tensor<4>, loss: &Tensor<1>) -> Tensor<4> {
+    leaf.grad_remove(&mut loss.backward())
+        .expect("the loss depends on the leaf")
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::tests::{assert_near, assert_relative, compvis, scalar};
+
+    /// CompVis' likelihood gradient, perceptual part included, stands in for ours: the network behind it is too big a file.
+    #[test]
+    fn adaptive_weight_and_adversarial_gradient_are_the_references() {
+        let device = Device::flex().autodiff();
+        let expected = compvis::expected();
+        let model = compvis::autoencoder(&device);
+        let posterior = model.encode(expected.tensor("image"));
+        let features = model
+            .decode_features(posterior.sample(expected.tensor("noise")))
+            .inner();
+        let (nll, expected_adversarial) = compvis::reconstruction_gradients(&expected);
+        let adversarial = adversarial(
+            &compvis::discriminator(&device),
+            &expected.tensor("reconstruction"),
+        );
+        let d_weight = adaptive_weight(
+            last_layer_norm(&model, features.clone(), nll),
+            last_layer_norm(&model, features, adversarial.gradient.clone()),
+        );
+        let d_weight = scalar(d_weight.mul_scalar(0.5));
+        assert_near(d_weight, expected.scalar("gen.after.d_weight"), 2e-4);
+        assert_relative(adversarial.gradient, expected_adversarial, 1e-2);
+    }
+
+    #[test]
+    fn adaptive_weight_is_bounded() {
+        let of = |nll: f32, adversarial: f32| {
+            let tensor = |value| Tensor::<1>::from_floats([value], &Device::flex());
+            scalar(adaptive_weight(tensor(nll), tensor(adversarial)))
+        };
+        assert_near(of(3.0, 2.0), 3.0 / 2.0001, 1e-6);
+        assert_eq!(of(3.0, 0.0), 1e4);
+        assert_eq!(of(0.0, 2.0), 0.0);
+    }
+}

@@ -1,0 +1,233 @@
+//! Against CompVis' autoencoder loss (`tests/fixtures/compvis/losses`), without its perceptual network, which is too big a file.
+
+use std::collections::BTreeMap;
+
+use burn::{optim::GradientsParams, prelude::*};
+
+use super::{Expected, assert_close, assert_near, assert_relative, fixture, gradient_norms, load};
+use crate::{
+    AutoencoderKl, AutoencoderKlConfig, DiscriminatorLoss, PatchDiscriminator,
+    PatchDiscriminatorConfig, Stage1LossConfig, Stage1Objective, weights,
+};
+
+const SCALARS: f32 = 2e-4;
+
+pub(crate) fn expected() -> Expected {
+    Expected::load("compvis/losses/expected.safetensors")
+}
+
+pub(crate) fn autoencoder(device: &Device) -> AutoencoderKl {
+    let mut model = AutoencoderKlConfig::new(vec![32, 64, 32], 3, 0).init(device);
+    load(
+        &mut model,
+        "compvis/losses/autoencoder.safetensors",
+        weights::KEY_MAP,
+        "",
+    );
+    model
+}
+
+pub(crate) fn discriminator(device: &Device) -> PatchDiscriminator {
+    let config = PatchDiscriminatorConfig {
+        channels: 12,
+        ..PatchDiscriminatorConfig::default()
+    };
+    let mut model = config.init(device);
+    let path = "compvis/losses/discriminator.safetensors";
+    load(
+        &mut model,
+        path,
+        weights::DISCRIMINATOR_KEY_MAP,
+        "num_batches_tracked",
+    );
+    model
+}
+
+/// The likelihood's and the adversarial gradient at the reconstruction.
+///
+/// The stored gradients also hold the two passes for the adaptive weight, because PyTorch's `retain_grad` accumulates over
+/// every pass: `before = 2 nll + adversarial` and `after = before + d_weight * adversarial`.
+pub(crate) fn reconstruction_gradients(expected: &Expected) -> (Tensor<4>, Tensor<4>) {
+    let before = expected.tensor::<4>("gen.before.grad_reconstruction");
+    let after = expected.tensor::<4>("gen.after.grad_reconstruction");
+    let adversarial = (after - before.clone()).div_scalar(expected.scalar("gen.after.d_weight"));
+    let nll = (before - adversarial.clone()).div_scalar(2.0);
+    (nll, adversarial)
+}
+
+fn objective(disc_loss: DiscriminatorLoss) -> Stage1Objective {
+    let config = Stage1LossConfig {
+        perceptual_weight: 0.0,
+        disc_start: 3,
+        disc_loss,
+        watch_before_start: true,
+        ..Stage1LossConfig::default()
+    };
+    Stage1Objective::new(config, None).unwrap()
+}
+
+fn assert_norms(found: &BTreeMap<String, f32>, run: &str) {
+    let json = std::fs::read(fixture("compvis/losses/grad_norms.json")).unwrap();
+    let runs: BTreeMap<String, BTreeMap<String, f32>> = serde_json::from_slice(&json).unwrap();
+    let expected = &runs[run];
+    let largest = expected.values().copied().fold(0.0, f32::max);
+    assert_eq!(found.len(), expected.len());
+    for (name, expected) in expected {
+        let error = (found[name] - expected).abs();
+        assert!(
+            error <= 5e-3 * expected + 1e-4 * largest,
+            "{run} {name}: {} not {expected}",
+            found[name]
+        );
+    }
+}
+
+fn assert_running_statistics(discriminator: &PatchDiscriminator, expected: &Expected, run: &str) {
+    for (layer, index) in [(1, 3), (2, 6), (3, 9)] {
+        let norm = discriminator.layers[layer].norm.as_ref().unwrap();
+        let key = |name| format!("{run}.disc_after.main.{index}.{name}");
+        assert_close(
+            norm.running_mean.value(),
+            expected.tensor(&key("running_mean")),
+            1e-5,
+        );
+        assert_close(
+            norm.running_var.value(),
+            expected.tensor(&key("running_var")),
+            1e-5,
+        );
+    }
+}
+
+#[test]
+fn the_generators_terms_are_the_references() {
+    let device = Device::flex().autodiff();
+    let expected = expected();
+    let discriminator = discriminator(&device);
+    let step = objective(DiscriminatorLoss::Hinge).generator(
+        &autoencoder(&device),
+        Some(&discriminator),
+        expected.tensor("image"),
+        expected.tensor("noise"),
+        3,
+    );
+    assert_close(step.reconstruction, expected.tensor("reconstruction"), 2e-4);
+    let perceptual = super::scalar(expected.tensor::<1>("gen.before.p_loss").mean());
+    assert_near(
+        step.terms.rec,
+        expected.scalar("gen.after.rec_loss") - perceptual,
+        SCALARS,
+    );
+    assert_near(step.terms.kl, expected.scalar("gen.after.kl_loss"), SCALARS);
+    assert_near(
+        step.terms.g_loss,
+        expected.scalar("gen.after.g_loss"),
+        SCALARS,
+    );
+    assert_near(
+        step.terms.logits_fake,
+        -expected.scalar("gen.after.g_loss"),
+        SCALARS,
+    );
+    assert_eq!(step.terms.disc_factor, 1.0);
+    assert_running_statistics(&discriminator, &expected, "gen");
+}
+
+#[test]
+fn the_reconstructions_gradient_reaches_every_parameter_as_in_the_reference() {
+    let device = Device::flex().autodiff();
+    let expected = expected();
+    let model = autoencoder(&device);
+    let posterior = model.encode(expected.tensor("image"));
+    let reconstruction = model.decode(posterior.sample(expected.tensor("noise")));
+    let (nll, adversarial) = reconstruction_gradients(&expected);
+    let gradient = nll + adversarial.mul_scalar(expected.scalar("gen.after.d_weight"));
+    let kl = posterior.kl().sum().mul_scalar(1e-6 / 2.0);
+    let grads = ((reconstruction * gradient).sum() + kl).backward();
+    let grads = GradientsParams::from_grads(grads, &model);
+    let last = grads.get::<4>(model.decoder.conv_out.weight.id).unwrap();
+    assert_relative(
+        last,
+        expected.tensor("gen.after.grad.decoder.conv_out.weight"),
+        1e-2,
+    );
+    assert_norms(&gradient_norms(&model, &grads), "gen.after");
+}
+
+#[test]
+fn logits_are_the_references_in_both_modes() {
+    let expected = expected();
+    let model = discriminator(&Device::flex().autodiff());
+    let images = || expected.tensor::<4>("image");
+    assert_close(
+        model.valid().forward(images()),
+        expected.tensor("nlayer.eval.logits"),
+        SCALARS,
+    );
+    assert_close(
+        model.forward(images()).inner(),
+        expected.tensor("nlayer.train.logits"),
+        SCALARS,
+    );
+}
+
+#[test]
+fn the_discriminators_step_is_the_references() {
+    let device = Device::flex().autodiff();
+    let expected = expected();
+    let losses = [
+        (DiscriminatorLoss::Hinge, "hinge"),
+        (DiscriminatorLoss::Vanilla, "vanilla"),
+    ];
+    for (loss, name) in losses {
+        for (when, step) in [("before", 2), ("after", 3)] {
+            let discriminator = discriminator(&device);
+            let found = objective(loss)
+                .discriminator(
+                    &discriminator,
+                    expected.tensor("image"),
+                    expected.tensor("reconstruction"),
+                    step,
+                )
+                .expect("the adversarial part is on");
+            let term = |term| expected.scalar(&format!("disc.{name}.{when}.{term}"));
+            assert_near(found.terms.loss, term("disc_loss"), SCALARS);
+            assert_near(found.terms.logits_real, term("logits_real"), SCALARS);
+            assert_near(found.terms.logits_fake, term("logits_fake"), SCALARS);
+            assert_running_statistics(&discriminator, &expected, "disc");
+            if when == "before" {
+                assert!(found.grads.is_empty());
+                continue;
+            }
+            let norms = gradient_norms(&discriminator, &found.grads);
+            let norms = norms
+                .into_iter()
+                .map(|(path, norm)| (compvis_name(&path), norm))
+                .collect();
+            assert_norms(&norms, &format!("disc.{name}.after"));
+            if loss == DiscriminatorLoss::Hinge {
+                let gradient = found
+                    .grads
+                    .get::<4>(discriminator.layers[0].conv.weight.id)
+                    .unwrap();
+                assert_relative(
+                    gradient,
+                    expected.tensor("disc.hinge.after.grad.main.0.weight"),
+                    1e-2,
+                );
+            }
+        }
+    }
+}
+
+/// Applies [`weights::DISCRIMINATOR_KEY_MAP_OUT`], whose patterns are prefixes with escaped dots.
+fn compvis_name(path: &str) -> String {
+    weights::DISCRIMINATOR_KEY_MAP_OUT
+        .iter()
+        .find_map(|(pattern, name)| {
+            let prefix = pattern.trim_start_matches('^').replace('\\', "");
+            path.strip_prefix(&prefix)
+                .map(|rest| format!("{name}{rest}"))
+        })
+        .expect("every path is in the map")
+}

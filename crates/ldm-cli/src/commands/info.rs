@@ -1,0 +1,8 @@
+use ldm_pipeline::{Error, info};
+
+use crate::args::InfoArgs;
+
+pub(crate) fn run(args: InfoArgs) -> Result<(), Error> {
+    print!("{}", info::describe(&args.path)?);
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! One file per command: what its options mean, and what it prints.
+
+mod data;
+mod devices;
+mod info;
+mod quickstart;
+mod reconstruct;
+mod sample;
+mod train;
+
+use ldm_pipeline::Error;
+
+use crate::args::{Command, TrainCommand};
+
+/// Runs a command to its end.
+pub(crate) fn run(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Quickstart(args) => quickstart::run(args),
+        Command::Data(command) => data::run(command),
+        Command::Train(TrainCommand::Vae(args)) => train::run(args, train::VAE),
+        Command::Train(TrainCommand::Diffusion(args)) => train::run(args, train::DIFFUSION),
+        Command::Train(TrainCommand::All(args)) => train::run(args, train::ALL),
+        Command::Sample(args) => sample::run(args),
+        Command::Reconstruct(args) => reconstruct::run(args),
+        Command::Info(args) => info::run(args),
+        Command::Devices => devices::run(),
+    }
+}

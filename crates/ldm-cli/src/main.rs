@@ -1,0 +1,40 @@
+//! The command `ldm`. Arguments in, library calls, progress bars and files out; the work is in `ldm-pipeline`.
+
+mod args;
+mod commands;
+mod device;
+mod memory;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use ldm_pipeline::Error;
+
+fn main() -> ExitCode {
+    memory::keep_freed_memory();
+    let cli = args::Cli::parse();
+    match commands::run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One `error:` line, its causes, and a `help:` line where there is something to do.
+fn report(error: &Error) {
+    eprintln!("error: {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        for (index, line) in error.to_string().trim_end().lines().enumerate() {
+            let prefix = if index == 0 { "  cause: " } else { "         " };
+            eprintln!("{prefix}{line}");
+        }
+        cause = error.source();
+    }
+    if let Some(help) = error.help() {
+        eprintln!("help: {help}");
+    }
+}

@@ -1,0 +1,210 @@
+use burn::prelude::*;
+use ldm_nn::{Downsample2d, DownsamplePadding, ResnetBlock2d, ResnetBlock2dConfig, Upsample2d};
+
+use super::{
+    attention::{AttentionKind, SpatialAttention},
+    config::{DownBlockType, MidBlockType, TimeScaleShift, UNetConfig, UpBlockType},
+    init::zeroed_conv,
+};
+
+/// One level on the way down.
+#[derive(Module, Debug)]
+pub struct DownBlock {
+    /// ResNet blocks.
+    pub resnets: Vec<ResnetBlock2d>,
+    /// One after each ResNet block, or none at all.
+    pub attentions: Vec<SpatialAttention>,
+    /// One, except at the coarsest level.
+    pub downsamplers: Vec<Downsample2d>,
+}
+
+impl DownBlock {
+    pub(super) fn new(config: &UNetConfig, level: usize, device: &Device) -> Self {
+        let channels = &config.block_out_channels;
+        let (first_in, out) = (channels[level.saturating_sub(1)], channels[level]);
+        let kind = match config.down_block_types[level] {
+            DownBlockType::DownBlock2D => None,
+            DownBlockType::AttnDownBlock2D => Some(AttentionKind::Plain),
+            DownBlockType::CrossAttnDownBlock2D => Some(AttentionKind::Transformer),
+        };
+        let layers = config.layers_per_block;
+        let padding = match config.downsample_padding {
+            0 => DownsamplePadding::RightBottom,
+            _ => DownsamplePadding::Symmetric,
+        };
+        Self {
+            resnets: (0..layers)
+                .map(|i| resnet(config, if i == 0 { first_in } else { out }, out, device))
+                .collect(),
+            attentions: attentions(kind, config, level, layers, device),
+            downsamplers: (level + 1 < channels.len())
+                .then(|| Downsample2d::new(out, padding, device))
+                .into_iter()
+                .collect(),
+        }
+    }
+
+    /// Pushes the output of every layer and of the down-sampling onto `skips`, and returns the last, `[N, C', H', W']`.
+    pub(super) fn forward(
+        &self,
+        mut x: Tensor<4>,
+        temb: &Tensor<2>,
+        context: Option<&Tensor<3>>,
+        skips: &mut Vec<Tensor<4>>,
+    ) -> Tensor<4> {
+        for (i, resnet) in self.resnets.iter().enumerate() {
+            x = resnet.forward(x, Some(temb.clone()));
+            if let Some(attention) = self.attentions.get(i) {
+                x = attention.forward(x, context);
+            }
+            skips.push(x.clone());
+        }
+        for downsampler in &self.downsamplers {
+            x = downsampler.forward(x);
+            skips.push(x.clone());
+        }
+        x
+    }
+}
+
+/// The middle: ResNet block, attention, ResNet block.
+#[derive(Module, Debug)]
+pub struct MidBlock {
+    /// Two ResNet blocks.
+    pub resnets: Vec<ResnetBlock2d>,
+    /// The attention between them, if there is one.
+    pub attentions: Vec<SpatialAttention>,
+}
+
+impl MidBlock {
+    pub(super) fn new(config: &UNetConfig, device: &Device) -> Self {
+        let level = config.block_out_channels.len() - 1;
+        let channels = config.block_out_channels[level];
+        let kind = match config.mid_block() {
+            MidBlockType::UNetMidBlock2D => config.add_attention.then_some(AttentionKind::PlainMid),
+            MidBlockType::UNetMidBlock2DCrossAttn => Some(AttentionKind::Transformer),
+        };
+        Self {
+            resnets: (0..2)
+                .map(|_| resnet(config, channels, channels, device))
+                .collect(),
+            attentions: attentions(kind, config, level, 1, device),
+        }
+    }
+
+    /// `[N, C, H, W]` to `[N, C, H, W]`.
+    pub(super) fn forward(
+        &self,
+        mut x: Tensor<4>,
+        temb: &Tensor<2>,
+        context: Option<&Tensor<3>>,
+    ) -> Tensor<4> {
+        for (i, resnet) in self.resnets.iter().enumerate() {
+            x = resnet.forward(x, Some(temb.clone()));
+            if let Some(attention) = self.attentions.get(i) {
+                x = attention.forward(x, context);
+            }
+        }
+        x
+    }
+}
+
+/// One level on the way up.
+#[derive(Module, Debug)]
+pub struct UpBlock {
+    /// ResNet blocks, each over the features so far and a skip.
+    pub resnets: Vec<ResnetBlock2d>,
+    /// One after each ResNet block, or none at all.
+    pub attentions: Vec<SpatialAttention>,
+    /// One, except at the finest level.
+    pub upsamplers: Vec<Upsample2d>,
+}
+
+impl UpBlock {
+    /// The block at `level`, counted from the finest.
+    pub(super) fn new(config: &UNetConfig, level: usize, device: &Device) -> Self {
+        let channels = &config.block_out_channels;
+        let coarsest = channels.len() - 1;
+        let out = channels[level];
+        let from_below = channels[(level + 1).min(coarsest)];
+        // The last skip is the down-sampled output of the level above.
+        let last_skip = channels[level.saturating_sub(1)];
+        let kind = match config.up_block_types[coarsest - level] {
+            UpBlockType::UpBlock2D => None,
+            UpBlockType::AttnUpBlock2D => Some(AttentionKind::Plain),
+            UpBlockType::CrossAttnUpBlock2D => Some(AttentionKind::Transformer),
+        };
+        let layers = config.layers_per_block + 1;
+        Self {
+            resnets: (0..layers)
+                .map(|i| {
+                    let features = if i == 0 { from_below } else { out };
+                    let skip = if i + 1 == layers { last_skip } else { out };
+                    resnet(config, features + skip, out, device)
+                })
+                .collect(),
+            attentions: attentions(kind, config, level, layers, device),
+            upsamplers: (level > 0)
+                .then(|| Upsample2d::new(out, device))
+                .into_iter()
+                .collect(),
+        }
+    }
+
+    /// Takes a skip per layer off `skips` and up-samples to the size of the next one.
+    pub(super) fn forward(
+        &self,
+        mut x: Tensor<4>,
+        temb: &Tensor<2>,
+        context: Option<&Tensor<3>>,
+        skips: &mut Vec<Tensor<4>>,
+    ) -> Tensor<4> {
+        for (i, resnet) in self.resnets.iter().enumerate() {
+            let skip = skips.pop().expect("the way down left a skip per layer");
+            x = resnet.forward(Tensor::cat(vec![x, skip], 1), Some(temb.clone()));
+            if let Some(attention) = self.attentions.get(i) {
+                x = attention.forward(x, context);
+            }
+        }
+        if let (Some(upsampler), Some(skip)) = (self.upsamplers.first(), skips.last()) {
+            let [_, _, height, width] = skip.dims();
+            x = upsampler.forward_to_size(x, [height, width]);
+        }
+        x
+    }
+}
+
+/// A ResNet block whose residual branch starts at 0.
+fn resnet(
+    config: &UNetConfig,
+    in_channels: usize,
+    out_channels: usize,
+    device: &Device,
+) -> ResnetBlock2d {
+    let mut resnet = ResnetBlock2dConfig {
+        in_channels,
+        out_channels,
+        temb_channels: Some(config.time_embed_dim()),
+        scale_shift: config.resnet_time_scale_shift == TimeScaleShift::ScaleShift,
+        norm_num_groups: config.norm_num_groups,
+        norm_eps: config.norm_eps,
+    }
+    .init(device);
+    resnet.conv2 = zeroed_conv(resnet.conv2, device);
+    resnet
+}
+
+fn attentions(
+    kind: Option<AttentionKind>,
+    config: &UNetConfig,
+    level: usize,
+    layers: usize,
+    device: &Device,
+) -> Vec<SpatialAttention> {
+    kind.map(|kind| {
+        (0..layers)
+            .map(|_| SpatialAttention::new(kind, config, level, device))
+            .collect()
+    })
+    .unwrap_or_default()
+}

@@ -1,0 +1,7 @@
+//! One binary for the crate's integration tests: linking takes longer than they do.
+
+mod common;
+mod loss;
+mod parity;
+mod schedulers;
+mod unet;

@@ -1,0 +1,16 @@
+//! Layers that two or more of ldm's models share, under diffusers' field names, and the hot operators beneath them.
+//!
+//! Parameters live in burn's own modules; this crate decides how they are applied. [`ops`] holds the operators that
+//! have a hand-written CPU kernel.
+
+pub mod ops;
+
+mod attention;
+mod embedding;
+mod resample;
+mod resnet;
+
+pub use attention::{Attention, AttentionConfig};
+pub use embedding::{TimestepEmbedding, timestep_embedding};
+pub use resample::{Downsample2d, DownsamplePadding, Upsample2d};
+pub use resnet::{ResnetBlock2d, ResnetBlock2dConfig};

@@ -1,0 +1,160 @@
+//! The operators that dominate a latent diffusion model's time.
+//!
+//! Each has two implementations: [`composed`] of burn's own operators, for every backend, and a kernel for `f32`
+//! tensors on burn's CPU backend, compiled in by the feature `flex`, with a backward pass of its own. The tensor's
+//! device decides between them, before burn's dispatch does: so the backend extension is declared for that one backend,
+//! and this crate forwards no other backend's feature. Whoever enables `burn/flex` should enable `ldm-nn/flex` instead.
+//!
+//! Kernels are deterministic: the order of their additions depends on shapes alone, not on the number of threads. They
+//! are compiled for several instruction sets; the environment variable `LDM_KERNELS` lowers what is used, to `avx2`,
+//! `portable` (what the target has at least) or `composed` (no kernel), for tests and to find a fault.
+
+use burn::{
+    nn::{GroupNorm, conv::Conv2d},
+    tensor::Tensor,
+};
+
+pub mod composed;
+
+#[cfg(feature = "flex")]
+mod attention;
+#[cfg(feature = "flex")]
+mod backend;
+#[cfg(feature = "flex")]
+mod conv2d;
+#[cfg(feature = "flex")]
+mod geglu;
+#[cfg(feature = "flex")]
+mod gemm;
+#[cfg(feature = "flex")]
+mod group_norm;
+#[cfg(feature = "flex")]
+mod scratch;
+#[cfg(feature = "flex")]
+mod shared;
+#[cfg(feature = "flex")]
+mod simd;
+#[cfg(feature = "flex")]
+mod winograd;
+
+/// Applies a 2-D convolution, `[N, C_in, H, W]` to `[N, C_out, H', W']`.
+pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if let Some(y) = kernel_conv2d(conv, &x) {
+        return y;
+    }
+    composed::conv2d(conv, x)
+}
+
+/// Group normalisation (Wu & He 2018) of `[N, C, H, W]`.
+pub fn group_norm(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if let Some(y) = kernel_group_norm(norm, &x, false) {
+        return y;
+    }
+    composed::group_norm(norm, x)
+}
+
+/// `silu(group_norm(x))` of `[N, C, H, W]`.
+pub fn group_norm_silu(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if let Some(y) = kernel_group_norm(norm, &x, true) {
+        return y;
+    }
+    composed::group_norm_silu(norm, x)
+}
+
+/// Scaled dot-product attention (Vaswani et al. 2017, eq. 1), without a mask.
+///
+/// # Shapes
+/// - `q`: `[B, heads, L, D]`; `k`, `v`: `[B, heads, S, D]`
+/// - output: `[B, heads, L, D]`
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if [&q, &k, &v]
+        .into_iter()
+        .all(|x| backend::runs_on(x) && x.shape().num_elements() > 0)
+    {
+        let ([batch, heads, _, width], [_, _, keys, _]) = (q.dims(), k.dims());
+        assert!(
+            k.dims() == [batch, heads, keys, width] && k.dims() == v.dims(),
+            "attention of queries {:?} to keys {:?} and values {:?}",
+            q.dims(),
+            k.dims(),
+            v.dims()
+        );
+        return backend::attention(q, k, v);
+    }
+    composed::attention(q, k, v)
+}
+
+/// GEGLU (Shazeer 2020): of `[N, L, 2 C]`, taken as `[value | gate]`, `value * gelu(gate)`, `[N, L, C]`.
+///
+/// # Panics
+/// If the last axis is odd.
+pub fn geglu(x: Tensor<3>) -> Tensor<3> {
+    assert!(
+        x.dims()[2].is_multiple_of(2),
+        "GEGLU needs values and gates, not {:?}",
+        x.dims()
+    );
+    #[cfg(feature = "flex")]
+    if backend::runs_on(&x) && x.shape().num_elements() > 0 {
+        return backend::geglu(x);
+    }
+    composed::geglu(x)
+}
+
+/// The kernel's result, or `None` where it does not apply.
+#[cfg(feature = "flex")]
+fn kernel_group_norm(norm: &GroupNorm, x: &Tensor<4>, silu: bool) -> Option<Tensor<4>> {
+    let (gamma, beta) = norm.gamma.as_ref().zip(norm.beta.as_ref())?;
+    let applies =
+        backend::runs_on(x) && x.dims()[1] == norm.num_channels && x.shape().num_elements() > 0;
+    applies.then(|| {
+        backend::group_norm(
+            x.clone(),
+            gamma.val(),
+            beta.val(),
+            norm.num_groups,
+            norm.epsilon,
+            silu,
+        )
+    })
+}
+
+/// The kernel's result, or `None` where it does not apply.
+#[cfg(feature = "flex")]
+fn kernel_conv2d(conv: &Conv2d, x: &Tensor<4>) -> Option<Tensor<4>> {
+    let [images, inputs, height, width] = x.dims();
+    let [outputs, weight_inputs, ..] = conv.weight.dims();
+    use burn::nn::PaddingConfig2d;
+
+    let padding = match conv.padding {
+        PaddingConfig2d::Valid => [0; 4],
+        PaddingConfig2d::Explicit(top, left, bottom, right) => [top, left, bottom, right],
+        PaddingConfig2d::Same => return None,
+    };
+    let shape = conv2d::Convolution {
+        images,
+        inputs,
+        outputs,
+        size: [height, width],
+        kernel: conv.kernel_size,
+        stride: conv.stride,
+        padding,
+    };
+    let applies = backend::runs_on(x)
+        && conv.groups == 1
+        && conv.dilation == [1, 1]
+        && inputs == weight_inputs
+        && x.shape().num_elements() > 0
+        && shape.output_size().is_some();
+    applies.then(|| {
+        let bias = match &conv.bias {
+            Some(bias) => bias.val(),
+            None => Tensor::zeros([outputs], &x.device()),
+        };
+        backend::conv2d(x.clone(), conv.weight.val(), bias, conv.stride, padding)
+    })
+}

@@ -1,0 +1,665 @@
+//! 3x3 convolution of stride 1 and padding 1 by Winograd's F(4x4, 3x3) (Lavin & Gray 2016), and its weight gradient.
+//!
+//! A tile of 4x4 outputs `Y = Aᵀ [ Σ_c (G g Gᵀ) ⊙ (Bᵀ d B) ] A` takes 36 multiplications a channel instead of 144: over
+//! all tiles and channels they are 36 matrix products, one a frequency. The weight gradient is the adjoint,
+//! `dg = Gᵀ [ Σ_tiles (A dY Aᵀ) ⊙ (Bᵀ d B) ] G`. Activations are first laid out with the channels innermost and padded
+//! to whole lanes, so that each transform works on [`LANES`] channels at once and writes what the products read.
+
+use rayon::prelude::*;
+
+use super::{
+    gemm::{Matrix, Panels, small_product},
+    scratch::with_scratch,
+    shared::SharedSlice,
+    simd::{LANES, multiversion},
+};
+
+/// Outputs along one side of a tile.
+const TILE: usize = 4;
+/// Inputs along one side of a tile.
+const PATCH: usize = TILE + 2;
+/// Matrix products.
+const FREQUENCIES: usize = PATCH * PATCH;
+/// Most tiles that one task of the forward pass takes: their transforms should stay in a core's own cache.
+const MAX_BLOCK: usize = 48;
+/// Fewest tiles worth a task.
+const MIN_BLOCK: usize = 12;
+/// Blocks of tiles that are transformed before the weight gradient's products consume them.
+const GRADIENT_BLOCKS: usize = 8;
+
+type Lane = [f32; LANES];
+
+/// The images that are convolved, and their tiles.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Images {
+    pub(super) count: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+impl Images {
+    fn tiles_per_row(&self) -> usize {
+        self.width.div_ceil(TILE)
+    }
+
+    pub(super) fn tiles(&self) -> usize {
+        self.count * self.height.div_ceil(TILE) * self.tiles_per_row()
+    }
+
+    /// Image, and first row and column of the outputs, of a tile.
+    fn tile(&self, index: usize) -> [usize; 3] {
+        let (rows, columns) = (self.height.div_ceil(TILE), self.tiles_per_row());
+        [
+            index / (rows * columns),
+            index / columns % rows * TILE,
+            index % columns * TILE,
+        ]
+    }
+}
+
+fn padded(channels: usize) -> usize {
+    channels.next_multiple_of(LANES)
+}
+
+/// A tensor with its channels innermost, `[N, H, W, C]`, and zeros up to whole lanes.
+#[derive(Clone, Copy)]
+pub(super) struct ChannelsLast<'a> {
+    data: &'a [f32],
+    channels: usize,
+    images: Images,
+}
+
+/// Runs `work` with the transpose of `x`, `[N, C, H, W]`.
+pub(super) fn with_channels_last<T>(
+    x: &[f32],
+    channels: usize,
+    images: Images,
+    work: impl FnOnce(ChannelsLast<'_>) -> T,
+) -> T {
+    const STRIP: usize = 64;
+    let (pixels, width) = (images.height * images.width, padded(channels));
+    with_scratch(images.count * pixels * width, |data| {
+        data.par_chunks_mut(pixels * width)
+            .zip(x.par_chunks(channels * pixels))
+            .for_each(|(out, x)| {
+                out.par_chunks_mut(STRIP * width)
+                    .enumerate()
+                    .for_each(|(strip, out)| {
+                        transpose_strip(&x[strip * STRIP..], pixels, channels, out, width);
+                    });
+            });
+        work(ChannelsLast {
+            data,
+            channels,
+            images,
+        })
+    })
+}
+
+multiversion! {
+    /// `out[p][c] = x[c * stride + p]`.
+    fn transpose_strip(x: &[f32], stride: usize, channels: usize, out: &mut [f32], width: usize) {
+        let _ = FMA;
+        let pixels = out.len() / width;
+        for first in (0..channels).step_by(LANES) {
+            let lanes = LANES.min(channels - first);
+            let mut p = 0;
+            while lanes == LANES && p + 8 <= pixels {
+                let mut block = [[0.0f32; 8]; LANES];
+                for (lane, block) in block.iter_mut().enumerate() {
+                    let start = (first + lane) * stride + p;
+                    block.copy_from_slice(&x[start..start + 8]);
+                }
+                for (i, out) in out[p * width..(p + 8) * width].chunks_exact_mut(width).enumerate() {
+                    for (out, block) in out[first..first + LANES].iter_mut().zip(&block) {
+                        *out = block[i];
+                    }
+                }
+                p += 8;
+            }
+            for p in p..pixels {
+                let out = &mut out[p * width + first..p * width + first + LANES];
+                out[lanes..].fill(0.0);
+                for (lane, out) in out.iter_mut().enumerate().take(lanes) {
+                    *out = x[(first + lane) * stride + p];
+                }
+            }
+        }
+    }
+}
+
+/// The kernels of a convolution from `inputs` to `outputs` channels.
+pub(super) struct Kernels<'a> {
+    weight: &'a [f32],
+    inputs: usize,
+    outputs: usize,
+    /// Whether it takes the gradient of the outputs of `weight` to that of its inputs: transposed and turned around.
+    adjoint: bool,
+}
+
+impl<'a> Kernels<'a> {
+    /// Of `weight`, `[C_out, C_in, 3, 3]`.
+    pub(super) fn new(weight: &'a [f32], inputs: usize, outputs: usize) -> Self {
+        Self {
+            weight,
+            inputs,
+            outputs,
+            adjoint: false,
+        }
+    }
+
+    /// Of the convolution that propagates a gradient back through that of `weight`, `[C_out, C_in, 3, 3]`.
+    pub(super) fn adjoint(weight: &'a [f32], inputs: usize, outputs: usize) -> Self {
+        Self {
+            weight,
+            inputs: outputs,
+            outputs: inputs,
+            adjoint: true,
+        }
+    }
+
+    fn panels(&self) -> usize {
+        self.outputs.div_ceil(LANES)
+    }
+
+    fn panel_len(&self) -> usize {
+        FREQUENCIES * self.inputs * LANES
+    }
+
+    /// Transforms the kernels of [`LANES`] outputs: `[FREQUENCIES, C_in, LANES]`.
+    fn transform_panel(&self, panel: usize, out: &mut [f32]) {
+        let first = panel * LANES;
+        let lanes = LANES.min(self.outputs - first);
+        let (lane_stride, input_stride) = if self.adjoint {
+            (9, 9 * self.outputs)
+        } else {
+            (9 * self.inputs, 9)
+        };
+        transform_kernels(
+            &self.weight[first * lane_stride..],
+            [lane_stride, input_stride],
+            lanes,
+            self.adjoint,
+            out,
+        );
+    }
+}
+
+multiversion! {
+    fn transform_kernels(weight: &[f32], strides: [usize; 2], lanes: usize, turned: bool, out: &mut [f32]) {
+        let _ = FMA;
+        let inputs = out.len() / (FREQUENCIES * LANES);
+        for input in 0..inputs {
+            let mut taps = [[[0.0; LANES]; 3]; 3];
+            for lane in 0..lanes {
+                let start = input * strides[1] + lane * strides[0];
+                let kernel: &[f32; 9] = weight[start..].first_chunk().expect("nine taps");
+                for (tap, value) in taps.as_flattened_mut().iter_mut().enumerate() {
+                    value[lane] = kernel[if turned { 8 - tap } else { tap }];
+                }
+            }
+            store(&both_axes(&taps, filter_transform), &mut out[input * LANES..], inputs * LANES);
+        }
+    }
+}
+
+/// Convolves `x`: `[N, C_out, H, W]`.
+pub(super) fn convolve(
+    x: ChannelsLast<'_>,
+    kernels: &Kernels<'_>,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    assert_eq!(x.channels, kernels.inputs);
+    let mut y = vec![0.0; x.images.count * kernels.outputs * x.images.height * x.images.width];
+    // Whatever is larger, transformed tiles or transformed kernels, is made once and used at once.
+    if x.images.tiles() <= kernels.outputs {
+        convolve_by_panels(x, kernels, bias, &SharedSlice::new(&mut y));
+    } else {
+        convolve_by_blocks(x, kernels, bias, &SharedSlice::new(&mut y));
+    }
+    y
+}
+
+/// Transforms all kernels, then takes block after block of tiles through the whole algorithm.
+fn convolve_by_blocks(
+    x: ChannelsLast<'_>,
+    kernels: &Kernels<'_>,
+    bias: Option<&[f32]>,
+    y: &SharedSlice<'_>,
+) {
+    let (images, inputs, outputs) = (x.images, kernels.inputs, kernels.outputs);
+    let (in_width, out_width) = (padded(inputs), padded(outputs));
+    let tiles = images.tiles();
+    let blocks = tiles
+        .div_ceil(MAX_BLOCK)
+        .max(8.min(tiles.div_ceil(MIN_BLOCK)));
+    let block = tiles.div_ceil(blocks).next_multiple_of(6);
+    with_scratch(kernels.panels() * kernels.panel_len(), |weights| {
+        weights
+            .par_chunks_mut(kernels.panel_len())
+            .enumerate()
+            .for_each(|(panel, out)| kernels.transform_panel(panel, out));
+        let weights = &*weights;
+        (0..tiles.div_ceil(block))
+            .into_par_iter()
+            .for_each(|index| {
+                let first = index * block;
+                let count = block.min(tiles - first);
+                let (patches_len, sums_len) = (
+                    FREQUENCIES * block * in_width,
+                    FREQUENCIES * block * out_width,
+                );
+                with_scratch(patches_len + sums_len, |scratch| {
+                    let (patches, sums) = scratch.split_at_mut(patches_len);
+                    for tile in 0..count {
+                        transform_input(
+                            x,
+                            first + tile,
+                            &mut patches[tile * in_width..],
+                            block * in_width,
+                        );
+                    }
+                    for frequency in 0..FREQUENCIES {
+                        let lhs = Matrix::rows(&patches[frequency * block * in_width..], in_width);
+                        let rhs = Panels {
+                            data: &weights[frequency * inputs * LANES..],
+                            panel: kernels.panel_len(),
+                            step: LANES,
+                        };
+                        let out = &mut sums[frequency * block * out_width..][..block * out_width];
+                        small_product(
+                            [count, kernels.panels(), inputs],
+                            out,
+                            out_width,
+                            lhs,
+                            rhs,
+                            false,
+                        );
+                    }
+                    for tile in 0..count {
+                        for panel in 0..kernels.panels() {
+                            let sums = &sums[tile * out_width + panel * LANES..];
+                            let place = Place {
+                                images,
+                                outputs,
+                                tile: images.tile(first + tile),
+                                panel,
+                            };
+                            transform_output(sums, block * out_width, bias, place, y);
+                        }
+                    }
+                });
+            });
+    });
+}
+
+/// Transforms all tiles, then takes the kernels of [`LANES`] outputs after others through the whole algorithm.
+fn convolve_by_panels(
+    x: ChannelsLast<'_>,
+    kernels: &Kernels<'_>,
+    bias: Option<&[f32]>,
+    y: &SharedSlice<'_>,
+) {
+    let (images, inputs, outputs) = (x.images, kernels.inputs, kernels.outputs);
+    let in_width = padded(inputs);
+    let tiles = images.tiles();
+    let block = MIN_BLOCK.min(tiles);
+    let block_len = FREQUENCIES * block * in_width;
+    with_scratch(tiles.div_ceil(block) * block_len, |patches| {
+        patches
+            .par_chunks_mut(block_len)
+            .enumerate()
+            .for_each(|(index, patches)| {
+                for tile in 0..block.min(tiles - index * block) {
+                    transform_input(
+                        x,
+                        index * block + tile,
+                        &mut patches[tile * in_width..],
+                        block * in_width,
+                    );
+                }
+            });
+        let patches = &*patches;
+        (0..kernels.panels()).into_par_iter().for_each(|panel| {
+            with_scratch(
+                kernels.panel_len() + FREQUENCIES * tiles * LANES,
+                |scratch| {
+                    let (weights, sums) = scratch.split_at_mut(kernels.panel_len());
+                    kernels.transform_panel(panel, weights);
+                    for frequency in 0..FREQUENCIES {
+                        let rhs = Panels {
+                            data: &weights[frequency * inputs * LANES..],
+                            panel: 0,
+                            step: LANES,
+                        };
+                        let sums = &mut sums[frequency * tiles * LANES..][..tiles * LANES];
+                        for (patches, out) in patches
+                            .chunks(block_len)
+                            .zip(sums.chunks_mut(block * LANES))
+                        {
+                            let lhs =
+                                Matrix::rows(&patches[frequency * block * in_width..], in_width);
+                            small_product(
+                                [out.len() / LANES, 1, inputs],
+                                out,
+                                LANES,
+                                lhs,
+                                rhs,
+                                false,
+                            );
+                        }
+                    }
+                    for tile in 0..tiles {
+                        let place = Place {
+                            images,
+                            outputs,
+                            tile: images.tile(tile),
+                            panel,
+                        };
+                        transform_output(&sums[tile * LANES..], tiles * LANES, bias, place, y);
+                    }
+                },
+            );
+        });
+    });
+}
+
+/// The gradient of the weights, `[C_out, C_in, 3, 3]`, from the input and the gradient of the output.
+pub(super) fn weight_gradient(x: ChannelsLast<'_>, grad: ChannelsLast<'_>) -> Vec<f32> {
+    let (images, inputs, outputs) = (x.images, x.channels, grad.channels);
+    let (in_width, out_width) = (padded(inputs), padded(outputs));
+    let tiles = images.tiles();
+    let blocks = tiles.div_ceil(MAX_BLOCK);
+    let block = tiles.div_ceil(blocks);
+    let resident = blocks.min(GRADIENT_BLOCKS);
+    let lens = [
+        FREQUENCIES * block * in_width,
+        FREQUENCIES * block * out_width,
+    ];
+    let count = |index: usize| block.min(tiles - (index * block).min(tiles));
+    let mut gradient = vec![0.0; outputs * inputs * 9];
+    let sums_len = FREQUENCIES * outputs * in_width;
+    with_scratch(resident * (lens[0] + lens[1]) + sums_len, |scratch| {
+        let (transformed, sums) = scratch.split_at_mut(resident * (lens[0] + lens[1]));
+        let (patches, grads) = transformed.split_at_mut(resident * lens[0]);
+        for first in (0..blocks).step_by(resident) {
+            let active = resident.min(blocks - first);
+            patches
+                .par_chunks_mut(lens[0])
+                .zip(grads.par_chunks_mut(lens[1]))
+                .take(active)
+                .enumerate()
+                .for_each(|(index, (patches, grads))| {
+                    for tile in 0..count(first + index) {
+                        let place = (first + index) * block + tile;
+                        transform_input(
+                            x,
+                            place,
+                            &mut patches[tile * in_width..],
+                            block * in_width,
+                        );
+                        transform_gradient(
+                            grad,
+                            place,
+                            &mut grads[tile * out_width..],
+                            block * out_width,
+                        );
+                    }
+                });
+            sums.par_chunks_mut(outputs * in_width)
+                .enumerate()
+                .for_each(|(frequency, sums)| {
+                    for index in 0..active {
+                        let lhs = Matrix {
+                            data: &grads[index * lens[1] + frequency * block * out_width..],
+                            row: 1,
+                            column: out_width,
+                        };
+                        let rhs = Panels {
+                            data: &patches[index * lens[0] + frequency * block * in_width..],
+                            panel: LANES,
+                            step: in_width,
+                        };
+                        let shape = [outputs, in_width / LANES, count(first + index)];
+                        small_product(shape, sums, in_width, lhs, rhs, first + index > 0);
+                    }
+                });
+        }
+        gradient
+            .par_chunks_mut(inputs * 9)
+            .enumerate()
+            .for_each(|(output, gradient)| {
+                for (lanes, gradient) in gradient.chunks_mut(LANES * 9).enumerate() {
+                    transform_sums(
+                        &sums[output * in_width + lanes * LANES..],
+                        outputs * in_width,
+                        gradient,
+                    );
+                }
+            });
+    });
+    gradient
+}
+
+multiversion! {
+    /// Transforms the inputs of one tile, every channel.
+    fn transform_input(x: ChannelsLast<'_>, tile: usize, out: &mut [f32], stride: usize) {
+        let _ = FMA;
+        let width = padded(x.channels);
+        let [image, row, column] = x.images.tile(tile);
+        for channel in (0..width).step_by(LANES) {
+            let patch: [[Lane; PATCH]; PATCH] = load(x, image, [row, column], 1, channel);
+            store(&both_axes(&patch, input_transform), &mut out[channel..], stride);
+        }
+    }
+}
+
+multiversion! {
+    /// Takes the gradients of one tile's outputs to the frequencies, every channel.
+    fn transform_gradient(grad: ChannelsLast<'_>, tile: usize, out: &mut [f32], stride: usize) {
+        let _ = FMA;
+        let width = padded(grad.channels);
+        let [image, row, column] = grad.images.tile(tile);
+        for channel in (0..width).step_by(LANES) {
+            let tile: [[Lane; TILE]; TILE] = load(grad, image, [row, column], 0, channel);
+            store(&both_axes(&tile, output_adjoint), &mut out[channel..], stride);
+        }
+    }
+}
+
+/// Which outputs a task writes: those of one panel in one tile.
+#[derive(Clone, Copy)]
+struct Place {
+    images: Images,
+    outputs: usize,
+    tile: [usize; 3],
+    panel: usize,
+}
+
+multiversion! {
+    /// Transforms sums to the outputs at a place, and adds the bias.
+    fn transform_output(sums: &[f32], stride: usize, bias: Option<&[f32]>, place: Place, y: &SharedSlice<'_>) {
+        let _ = FMA;
+        let Place { images, outputs, tile: [image, row, column], panel } = place;
+        let first = panel * LANES;
+        let lanes = LANES.min(outputs - first);
+        let (rows, columns) = (TILE.min(images.height - row), TILE.min(images.width - column));
+        let mut frequencies = [[[0.0; LANES]; PATCH]; PATCH];
+        for (i, lane) in frequencies.as_flattened_mut().iter_mut().enumerate() {
+            lane.copy_from_slice(&sums[i * stride..i * stride + LANES]);
+        }
+        let mut tile = both_axes(&frequencies, output_transform);
+        if let Some(bias) = bias {
+            let mut lane_bias = [0.0; LANES];
+            lane_bias[..lanes].copy_from_slice(&bias[first..first + lanes]);
+            for value in tile.as_flattened_mut() {
+                for (value, bias) in value.iter_mut().zip(&lane_bias) {
+                    *value += bias;
+                }
+            }
+        }
+        for lane in 0..lanes {
+            let plane = (image * outputs + first + lane) * images.height;
+            for (i, tile) in tile.iter().enumerate().take(rows) {
+                let values: [f32; TILE] = std::array::from_fn(|j| tile[j][lane]);
+                let start = (plane + row + i) * images.width + column;
+                // SAFETY: tiles and panels partition the output, and this task alone has this place.
+                unsafe {
+                    // A constant length is one store, not a call.
+                    if columns == TILE { y.write(start, &values) } else { y.write(start, &values[..columns]) }
+                }
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Takes the sums of one output and some inputs back to their taps, `[inputs, 3, 3]`.
+    fn transform_sums(sums: &[f32], stride: usize, taps: &mut [f32]) {
+        let _ = FMA;
+        let mut frequencies = [[[0.0; LANES]; PATCH]; PATCH];
+        for (i, lane) in frequencies.as_flattened_mut().iter_mut().enumerate() {
+            lane.copy_from_slice(&sums[i * stride..i * stride + LANES]);
+        }
+        let transformed = both_axes(&frequencies, filter_adjoint);
+        for (lane, taps) in taps.chunks_exact_mut(9).enumerate() {
+            for (tap, value) in taps.iter_mut().zip(transformed.as_flattened()) {
+                *tap = value[lane];
+            }
+        }
+    }
+}
+
+/// Loads a square of pixels whose corner is `border` before `position`; pixels outside the image are zero.
+#[inline(always)]
+fn load<const N: usize>(
+    x: ChannelsLast<'_>,
+    image: usize,
+    position: [usize; 2],
+    border: usize,
+    channel: usize,
+) -> [[Lane; N]; N] {
+    let Images { height, width, .. } = x.images;
+    let stride = padded(x.channels);
+    let mut square = [[[0.0; LANES]; N]; N];
+    for (i, line) in square.iter_mut().enumerate() {
+        let row = (position[0] + i).wrapping_sub(border);
+        if row >= height {
+            continue;
+        }
+        let line_start = (image * height + row) * width;
+        for (j, lane) in line.iter_mut().enumerate() {
+            let column = (position[1] + j).wrapping_sub(border);
+            if column < width {
+                let start = (line_start + column) * stride + channel;
+                lane.copy_from_slice(&x.data[start..start + LANES]);
+            }
+        }
+    }
+    square
+}
+
+/// Stores the lanes at `stride` from each other.
+#[inline(always)]
+fn store(lanes: &[[Lane; PATCH]; PATCH], out: &mut [f32], stride: usize) {
+    for (i, lane) in lanes.as_flattened().iter().enumerate() {
+        out[i * stride..i * stride + LANES].copy_from_slice(lane);
+    }
+}
+
+/// Applies a one-dimensional transform to the columns, then to the rows, of a square of lanes.
+#[inline(always)]
+fn both_axes<const I: usize, const O: usize>(
+    square: &[[Lane; I]; I],
+    transform: impl Fn([f32; I]) -> [f32; O] + Copy,
+) -> [[Lane; O]; O] {
+    let mut half = [[[0.0; LANES]; I]; O];
+    for column in 0..I {
+        for lane in 0..LANES {
+            let values = transform(std::array::from_fn(|row| square[row][column][lane]));
+            for (half, value) in half.iter_mut().zip(values) {
+                half[column][lane] = value;
+            }
+        }
+    }
+    let mut out = [[[0.0; LANES]; O]; O];
+    for (half, out) in half.iter().zip(&mut out) {
+        for lane in 0..LANES {
+            let values = transform(std::array::from_fn(|column| half[column][lane]));
+            for (out, value) in out.iter_mut().zip(values) {
+                out[lane] = value;
+            }
+        }
+    }
+    out
+}
+
+/// `Bᵀ d`.
+#[inline(always)]
+fn input_transform(d: [f32; 6]) -> [f32; 6] {
+    let (even, odd) = (d[4] - 4.0 * d[2], d[3] - 4.0 * d[1]);
+    let (even_half, odd_half) = (d[4] - d[2], 2.0 * (d[3] - d[1]));
+    [
+        4.0 * d[0] - 5.0 * d[2] + d[4],
+        even + odd,
+        even - odd,
+        even_half + odd_half,
+        even_half - odd_half,
+        4.0 * d[1] - 5.0 * d[3] + d[5],
+    ]
+}
+
+/// `G g`.
+#[inline(always)]
+fn filter_transform(g: [f32; 3]) -> [f32; 6] {
+    let (sixth, twelfth) = (1.0 / 6.0, 1.0 / 12.0);
+    let (outer, far) = (-(g[0] + g[2]) * sixth, g[0] * (1.0 / 24.0) + g[2] * sixth);
+    [
+        g[0] * 0.25,
+        outer - g[1] * sixth,
+        outer + g[1] * sixth,
+        far + g[1] * twelfth,
+        far - g[1] * twelfth,
+        g[2],
+    ]
+}
+
+/// `Gᵀ u`.
+#[inline(always)]
+fn filter_adjoint(u: [f32; 6]) -> [f32; 3] {
+    let (near, far) = (u[1] + u[2], u[3] + u[4]);
+    let (near_odd, far_odd) = (u[2] - u[1], u[3] - u[4]);
+    [
+        0.25 * u[0] - near * (1.0 / 6.0) + far * (1.0 / 24.0),
+        near_odd * (1.0 / 6.0) + far_odd * (1.0 / 12.0),
+        (far - near) * (1.0 / 6.0) + u[5],
+    ]
+}
+
+/// `Aᵀ m`.
+#[inline(always)]
+fn output_transform(m: [f32; 6]) -> [f32; 4] {
+    let (near, far) = (m[1] + m[2], m[3] + m[4]);
+    let (near_odd, far_odd) = (m[1] - m[2], m[3] - m[4]);
+    [
+        m[0] + near + far,
+        near_odd + 2.0 * far_odd,
+        near + 4.0 * far,
+        near_odd + 8.0 * far_odd + m[5],
+    ]
+}
+
+/// `A y`.
+#[inline(always)]
+fn output_adjoint(y: [f32; 4]) -> [f32; 6] {
+    let (even, odd) = (y[0] + y[2], y[1] + y[3]);
+    let (even_far, odd_far) = (y[0] + 4.0 * y[2], 2.0 * y[1] + 8.0 * y[3]);
+    [
+        y[0],
+        even + odd,
+        even - odd,
+        even_far + odd_far,
+        even_far - odd_far,
+        y[3],
+    ]
+}

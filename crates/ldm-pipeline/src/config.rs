@@ -1,0 +1,430 @@
+//! The run configuration: one TOML file for both stages.
+
+use std::path::{Path, PathBuf};
+
+use ldm_autoencoder::{AutoencoderKlConfig, Stage1LossConfig};
+use ldm_diffusion::{BetaSchedule, DiffusionLossConfig, SamplerKind, SchedulerConfig, UNetConfig};
+use ldm_text::LdmBertConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    data::DataConfig,
+    error::ConfigError,
+    optim::{AdamConfig, LrSchedule},
+};
+
+/// Everything that decides a run's result, save the files that it reads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunConfig {
+    /// Key of all random draws.
+    #[serde(default)]
+    pub seed: u64,
+    /// The images and how they are prepared.
+    #[serde(default)]
+    pub data: DataConfig,
+    /// The autoencoder.
+    pub stage1: Stage1Config,
+    /// The diffusion model in its latent space; `None` trains only an autoencoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage2: Option<Stage2Config>,
+}
+
+/// What both stages have in common.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingConfig {
+    /// Optimiser steps in all.
+    pub steps: u64,
+    /// Images per micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches per optimiser step; their gradients are averaged.
+    #[serde(default = "one")]
+    pub accumulation: usize,
+    /// The rate at each step: absolute, not scaled by batch size or devices.
+    pub lr: LrSchedule,
+    /// Adam, with decoupled weight decay if any.
+    pub optimizer: AdamConfig,
+    /// Largest L2 norm of all gradients together; larger ones are scaled down to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_grad_norm: Option<f64>,
+    /// Largest decay of the exponential moving average of the weights, which is then what is exported and sampled from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
+    /// Steps between checkpoints; the last step has one in any case.
+    #[serde(default = "thousand")]
+    pub checkpoint_every: u64,
+    /// Checkpoints kept, newest first.
+    #[serde(default = "two")]
+    pub keep_checkpoints: usize,
+    /// Steps between sheets of samples or reconstructions; the last step has one in any case.
+    #[serde(default = "thousand")]
+    pub sample_every: u64,
+}
+
+/// The first stage: an autoencoder and the objective it is trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stage1Config {
+    /// Length, batch, rate.
+    pub training: TrainingConfig,
+    /// The autoencoder, under the names of its `config.json`. `scaling_factor` is measured at the end of the stage.
+    pub vae: AutoencoderKlConfig,
+    /// Weights of the objective's terms.
+    #[serde(default)]
+    pub loss: Stage1LossConfig,
+    /// VGG16 for the perceptual term: a safetensors file with torchvision's key names, or a hub id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vgg: Option<String>,
+    /// LPIPS heads for it, a safetensors file; without them the features of all channels count alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lpips_heads: Option<PathBuf>,
+}
+
+/// The second stage: a U-Net in the frozen autoencoder's latent space, and the text encoder that is trained with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stage2Config {
+    /// Length, batch, rate.
+    pub training: TrainingConfig,
+    /// A model or run directory whose autoencoder to use, in place of the run's own stage 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_stage: Option<PathBuf>,
+    /// The U-Net, under the names of its `config.json`.
+    pub unet: UNetConfig,
+    /// The forward process.
+    #[serde(default)]
+    pub noise: NoiseConfig,
+    /// The objective.
+    #[serde(default)]
+    pub loss: DiffusionLossConfig,
+    /// How the captions enter; `None` is an unconditional model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextConfig>,
+    /// The sample sheets that are drawn while training.
+    #[serde(default)]
+    pub preview: PreviewConfig,
+}
+
+/// The noise that is added in training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NoiseConfig {
+    /// Course of the betas.
+    pub schedule: BetaSchedule,
+    /// First beta.
+    pub beta_start: f64,
+    /// Last beta.
+    pub beta_end: f64,
+    /// Number of training steps `T`.
+    pub steps: usize,
+    /// How the timesteps of a batch are drawn.
+    pub timesteps: TimestepSampling,
+}
+
+/// How the timesteps of a batch are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimestepSampling {
+    /// Independently and uniformly, as in the paper.
+    #[default]
+    Uniform,
+    /// One from each of N equal parts of `[0, T)` for a batch of N: the same distribution, less variance between batches.
+    Stratified,
+}
+
+impl Default for NoiseConfig {
+    /// The paper's for its unconditional models (table 15 has .00085 and .012 for text).
+    fn default() -> Self {
+        Self {
+            schedule: BetaSchedule::Linear,
+            beta_start: 0.0015,
+            beta_end: 0.0195,
+            steps: 1000,
+            timesteps: TimestepSampling::Uniform,
+        }
+    }
+}
+
+/// How captions become the U-Net's context.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TextConfig {
+    /// The text transformer, under the names of its `config.json`. `max_position_embeddings` tokens of a caption are read.
+    pub bert: LdmBertConfig,
+    /// Share of captions replaced by the empty one, which is what guidance needs.
+    #[serde(default = "tenth")]
+    pub dropout: f64,
+}
+
+/// A sheet of samples, drawn every `sample_every` steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PreviewConfig {
+    /// One sample per prompt; with no prompts, captions of the data.
+    pub prompts: Vec<String>,
+    /// Samples of an unconditional model, or captions taken from the data.
+    pub count: usize,
+    /// The sampler.
+    pub sampler: SamplerKind,
+    /// Its steps.
+    pub steps: usize,
+    /// DDIM's randomness: 0 is deterministic, 1 as random as DDPM.
+    pub eta: f64,
+    /// Classifier-free guidance; 1 is none.
+    pub guidance: f64,
+}
+
+impl Default for PreviewConfig {
+    fn default() -> Self {
+        Self {
+            prompts: Vec::new(),
+            count: 16,
+            sampler: SamplerKind::Ddim,
+            steps: 50,
+            eta: 0.0,
+            guidance: 3.0,
+        }
+    }
+}
+
+impl NoiseConfig {
+    /// The same as diffusers' `scheduler_config.json`.
+    pub fn scheduler(&self, loss: &DiffusionLossConfig) -> SchedulerConfig {
+        SchedulerConfig {
+            beta_schedule: self.schedule,
+            num_train_timesteps: self.steps,
+            prediction_type: loss.prediction_type,
+            ..SchedulerConfig::latent(self.beta_start, self.beta_end)
+        }
+    }
+}
+
+impl RunConfig {
+    /// Reads a configuration file and applies `overrides` of the form `stage1.training.steps=100`.
+    ///
+    /// # Errors
+    /// If the file can't be read, isn't TOML, has an unknown, missing or wrong key, or the values don't fit together.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.into(),
+            source,
+        })?;
+        Self::parse(&text, &path.display().to_string(), overrides)
+    }
+
+    /// [`load`](Self::load) from text; `name` stands for the file in errors.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load), except reading.
+    pub fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Self, ConfigError> {
+        let mut table: toml::Table = toml::from_str(text).map_err(|source| ConfigError::Syntax {
+            file: name.into(),
+            source: Box::new(source),
+        })?;
+        for change in overrides {
+            apply_override(&mut table, change)?;
+        }
+        let mut unknown = Vec::new();
+        let mut note_unknown = |path: serde_ignored::Path| unknown.push(path.to_string());
+        let config: Self = serde_path_to_error::deserialize(serde_ignored::Deserializer::new(
+            toml::Value::Table(table),
+            &mut note_unknown,
+        ))
+        .map_err(|error| ConfigError::Value {
+            file: name.into(),
+            key: error.path().to_string(),
+            problem: error.into_inner().message().to_string(),
+        })?;
+        unknown.retain(|key| !FORMAT_TAGS.iter().any(|tag| key.ends_with(tag)));
+        if let Some(key) = unknown.first() {
+            return Err(ConfigError::UnknownKey {
+                file: name.into(),
+                key: key.clone(),
+                suggestion: config.closest_key(key),
+            });
+        }
+        config.validate().map_err(|(key, problem)| ConfigError::Value {
+            file: name.into(),
+            key: key.into(),
+            problem,
+        })?;
+        Ok(config)
+    }
+
+    /// The configuration with all defaults written out.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("a configuration is a TOML table")
+    }
+
+    /// Checks what the types can't; the key and the problem of the first mistake.
+    fn validate(&self) -> Result<(), (&'static str, String)> {
+        let vae = &self.stage1.vae;
+        self.data.validate()?;
+        self.stage1.training.validate("stage1.training")?;
+        vae.validate().map_err(|e| ("stage1.vae", e.to_string()))?;
+        (self.stage1.loss.validate()).map_err(|e| ("stage1.loss", e.to_string()))?;
+        if self.data.resolution % vae.factor() != 0 {
+            let problem = format!(
+                "is {}, which the autoencoder's factor {} does not divide",
+                self.data.resolution,
+                vae.factor()
+            );
+            return Err(("data.resolution", problem));
+        }
+        match &self.stage2 {
+            Some(stage2) => stage2.validate(vae),
+            None => Ok(()),
+        }
+    }
+
+    /// The known key nearest to a misspelt one, if any is near.
+    fn closest_key(&self, key: &str) -> Option<String> {
+        let table = toml::Table::try_from(self).expect("a configuration is a TOML table");
+        let mut known = Vec::new();
+        collect_keys("", &table, &mut known);
+        known
+            .into_iter()
+            .map(|candidate| (strsim::damerau_levenshtein(&candidate, key), candidate))
+            .min()
+            .filter(|(distance, _)| *distance <= 4)
+            .map(|(_, candidate)| candidate)
+    }
+}
+
+/// Keys of diffusers' files that name the file's own format.
+const FORMAT_TAGS: [&str; 2] = ["_class_name", "model_type"];
+
+fn collect_keys(prefix: &str, table: &toml::Table, keys: &mut Vec<String>) {
+    for (key, value) in table {
+        let key = if prefix.is_empty() {
+            key.clone()
+        } else {
+            format!("{prefix}.{key}")
+        };
+        if let toml::Value::Table(inner) = value {
+            collect_keys(&key, inner, keys);
+        }
+        keys.push(key);
+    }
+}
+
+/// Sets `a.b.c` to the value after the equals sign, a TOML value or else a bare string.
+fn apply_override(table: &mut toml::Table, change: &str) -> Result<(), ConfigError> {
+    let malformed = || ConfigError::Override {
+        text: change.into(),
+    };
+    let (key, value) = change.split_once('=').ok_or_else(malformed)?;
+    let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.trim().into()));
+    let mut path: Vec<&str> = key.trim().split('.').collect();
+    let last = path.pop().filter(|last| !last.is_empty()).ok_or_else(malformed)?;
+    let mut table = table;
+    for part in path {
+        table = table
+            .entry(part)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(malformed)?;
+    }
+    table.insert(last.into(), value);
+    Ok(())
+}
+
+impl TrainingConfig {
+    fn validate(&self, section: &'static str) -> Result<(), (&'static str, String)> {
+        let counts = [
+            ("steps", self.steps),
+            ("batch_size", self.batch_size as u64),
+            ("accumulation", self.accumulation as u64),
+            ("checkpoint_every", self.checkpoint_every),
+            ("keep_checkpoints", self.keep_checkpoints as u64),
+            ("sample_every", self.sample_every),
+        ];
+        if let Some((field, _)) = counts.iter().find(|(_, count)| *count == 0) {
+            return Err((section, format!("has `{field}` = 0: it must be at least 1")));
+        }
+        if let Some(norm) = self.max_grad_norm.filter(|norm| !(*norm > 0.0)) {
+            return Err((section, format!("has `max_grad_norm` = {norm}: it must be above 0")));
+        }
+        if let Some(decay) = self.ema_decay.filter(|decay| !(0.0..1.0).contains(decay)) {
+            return Err((section, format!("has `ema_decay` = {decay}: it must lie in [0, 1)")));
+        }
+        let lr = &self.lr;
+        if !(lr.rate > 0.0 && lr.rate.is_finite() && (0.0..=lr.rate).contains(&lr.floor)) {
+            let problem = format!(
+                "has `lr.rate` = {} and `lr.floor` = {}: the rate must be above 0, the floor between 0 and the rate",
+                lr.rate, lr.floor
+            );
+            return Err((section, problem));
+        }
+        let adam = &self.optimizer;
+        let betas_fit = adam.betas.iter().all(|beta| (0.0..1.0).contains(beta));
+        if !(betas_fit && adam.eps > 0.0 && adam.weight_decay >= 0.0) {
+            let problem = "has a wrong `optimizer`: betas lie in [0, 1), eps above 0, weight_decay is not negative";
+            return Err((section, problem.into()));
+        }
+        Ok(())
+    }
+}
+
+impl Stage2Config {
+    fn validate(&self, vae: &AutoencoderKlConfig) -> Result<(), (&'static str, String)> {
+        self.training.validate("stage2.training")?;
+        (self.unet.validate()).map_err(|e| ("stage2.unet", e.to_string()))?;
+        let channels = [self.unet.in_channels, self.unet.out_channels];
+        if channels != [vae.latent_channels; 2] {
+            let problem = format!(
+                "maps {} channels to {}, but the autoencoder's latents have {}",
+                channels[0], channels[1], vae.latent_channels
+            );
+            return Err(("stage2.unet", problem));
+        }
+        let schedule = (self.noise.scheduler(&self.loss).noise_schedule())
+            .map_err(|e| ("stage2.noise", e.to_string()))?;
+        (self.loss.init(schedule)).map_err(|e| ("stage2.loss", e.to_string()))?;
+        if !(1..=self.noise.steps).contains(&self.preview.steps) {
+            let problem = format!("has `steps` = {}: it must lie in 1..={}", self.preview.steps, self.noise.steps);
+            return Err(("stage2.preview", problem));
+        }
+        match (&self.text, self.unet.cross_attention_dim) {
+            (None, None) => Ok(()),
+            (Some(text), Some(width)) if text.bert.d_model == width => {
+                if (0.0..=1.0).contains(&text.dropout) {
+                    Ok(())
+                } else {
+                    let problem = format!("has `dropout` = {}: it is a share, in [0, 1]", text.dropout);
+                    Err(("stage2.text", problem))
+                }
+            }
+            (Some(text), Some(width)) => Err((
+                "stage2.text",
+                format!(
+                    "gives a context of width {}, but `stage2.unet.cross_attention_dim` is {width}",
+                    text.bert.d_model
+                ),
+            )),
+            (Some(_), None) => Err((
+                "stage2.text",
+                "is given, but the U-Net has no `cross_attention_dim` to read it by".into(),
+            )),
+            (None, Some(_)) => Err((
+                "stage2.unet",
+                "has a `cross_attention_dim`, but there is no `stage2.text` to attend to".into(),
+            )),
+        }
+    }
+}
+
+fn one() -> usize {
+    1
+}
+
+fn two() -> usize {
+    2
+}
+
+fn thousand() -> u64 {
+    1000
+}
+
+fn tenth() -> f64 {
+    0.1
+}

@@ -1,0 +1,25 @@
+//! Images that the tests of this module draw.
+
+use std::path::Path;
+
+use image::{Rgb, RgbImage};
+
+/// A picture in which all pixels of a row or column differ, and no axis is symmetric.
+pub(super) fn photo(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        Rgb([
+            (255 * x / width) as u8,
+            (255 * y / height) as u8,
+            (255 * (x + y) / (width + height)) as u8,
+        ])
+    })
+}
+
+/// Writes `count` PNG files of 8 x 8 pixels, `00.png` and on, each of its own grey.
+pub(super) fn write_greys(folder: &Path, count: u8) {
+    for number in 0..count {
+        RgbImage::from_pixel(8, 8, Rgb([number; 3]))
+            .save(folder.join(format!("{number:02}.png")))
+            .unwrap();
+    }
+}

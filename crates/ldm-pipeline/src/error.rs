@@ -1,0 +1,222 @@
+//! What can go wrong, and what to do about it.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+use crate::{
+    atomic::WriteError, checkpoint::CheckpointError, data::DataError, metrics::MetricsError,
+    weights::WeightsError,
+};
+
+/// A configuration that describes no run.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("can't read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file isn't TOML.
+    #[error("{file} is not valid TOML")]
+    Syntax {
+        /// The file.
+        file: String,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A key that nothing reads, misspelt most likely.
+    #[error("{file} has the unknown key `{key}`")]
+    UnknownKey {
+        /// The file.
+        file: String,
+        /// The key with its sections.
+        key: String,
+        /// The nearest known key.
+        suggestion: Option<String>,
+    },
+    /// A missing key, or one whose value is of the wrong type or out of range.
+    #[error("{file}: `{key}` {problem}")]
+    Value {
+        /// The file.
+        file: String,
+        /// The key with its sections.
+        key: String,
+        /// What is wrong, to be read after the key.
+        problem: String,
+    },
+    /// A `--set` that isn't `key=value`.
+    #[error("`{text}` is not a setting of the form section.key=value")]
+    Override {
+        /// The setting.
+        text: String,
+    },
+}
+
+/// Any failure of the pipeline.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A wrong configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Images that can't be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A failed write; nothing is half-written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// Weights that can't be loaded or saved.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A checkpoint that can't be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A log that can't be written.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// A model that doesn't fit together.
+    #[error(transparent)]
+    Diffusion(#[from] ldm_diffusion::Error),
+    /// An autoencoder that doesn't fit together.
+    #[error(transparent)]
+    Autoencoder(#[from] ldm_autoencoder::ConfigError),
+    /// A file that can't be read.
+    #[error("can't read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A JSON file that doesn't hold what it should.
+    #[error("{} is not what it should be: {problem}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A path that holds no model.
+    #[error("{} is no model directory: {problem}", path.display())]
+    NoModel {
+        /// The path.
+        path: PathBuf,
+        /// What is missing.
+        problem: String,
+    },
+    /// A run directory that is already in use by an earlier run.
+    #[error("{} already holds a run", .0.display())]
+    RunExists(PathBuf),
+    /// A resumed run whose architecture differs from its checkpoint's.
+    #[error("the run in {} was started with another {section}", path.display())]
+    ConfigChanged {
+        /// The run directory.
+        path: PathBuf,
+        /// The section that differs.
+        section: &'static str,
+    },
+    /// A second stage without a first.
+    #[error("{} has no trained autoencoder", .0.display())]
+    FirstStageMissing(PathBuf),
+    /// A text-conditional model without texts.
+    #[error("no image in {} has a caption", .0.display())]
+    NoCaptions(PathBuf),
+    /// A perceptual term without its network.
+    #[error("the perceptual loss is on, but `stage1.vgg` names no VGG16 weights")]
+    PerceptualNetworkMissing,
+    /// A file that a hub doesn't give.
+    #[error("can't get {file} of {repository} from the hub")]
+    Hub {
+        /// The repository, `owner/name`.
+        repository: String,
+        /// The file in it.
+        file: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A loss that is no longer a number.
+    #[error("the {name} is {value} at step {step}")]
+    NotFinite {
+        /// What diverged.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// The step.
+        step: u64,
+    },
+    /// A request that the model can't serve.
+    #[error("{0}")]
+    Request(String),
+}
+
+impl Error {
+    /// What to do about it, where there is something to do.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Config(error) => error.help(),
+            Self::Data(error) => Some(error.help().into()),
+            Self::Weights(error) => error.help(),
+            Self::Checkpoint(error) => error.help(),
+            Self::Write(error) => Some(match error.source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "free some space, or choose another place with --out; a training run goes on with --resume".into()
+                }
+                _ => "check that the folder exists and may be written to, or choose another place with --out".into(),
+            }),
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("check the path".into())
+            }
+            Self::NoModel { .. } => Some(
+                "--model takes a model directory (with a model_index.json), as `ldm train` leaves it in RUN/model".into(),
+            ),
+            Self::RunExists(path) => Some(format!(
+                "go on with it by --resume, or choose another --out, or remove {}",
+                path.display()
+            )),
+            Self::ConfigChanged { .. } => {
+                Some("resume with the configuration it was started with, or start a new run with another --out".into())
+            }
+            Self::FirstStageMissing(path) => Some(format!(
+                "train it first: ldm train vae CONFIG --out {}; or name a model in `stage2.first_stage`",
+                path.display()
+            )),
+            Self::NoCaptions(_) => Some(
+                "add a metadata.jsonl or a name.txt beside each name.png, or train without `stage2.text`".into(),
+            ),
+            Self::PerceptualNetworkMissing => Some(
+                "set stage1.vgg to a .safetensors file or to a hub id such as timm/vgg16.tv_in1k, or switch the term off with --set stage1.loss.perceptual_weight=0".into(),
+            ),
+            Self::Hub { .. } => Some(
+                "check the name and the connection, or download the file yourself and give its path".into(),
+            ),
+            Self::NotFinite { .. } => Some(
+                "lower the learning rate (…training.lr.rate) or set …training.max_grad_norm, and go on from the last checkpoint with --resume".into(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+impl ConfigError {
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("check the path; the presets are in configs/".into())
+            }
+            Self::UnknownKey {
+                suggestion: Some(key),
+                ..
+            } => Some(format!("did you mean `{key}`?")),
+            Self::UnknownKey { .. } => {
+                Some("remove it; docs/configuration.md lists all keys".into())
+            }
+            Self::Override { .. } => Some("for example: --set stage1.training.steps=1000".into()),
+            Self::Value { .. } => Some("docs/configuration.md lists all keys and their ranges".into()),
+            Self::Read { .. } | Self::Syntax { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The directory of a run.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    atomic,
+    config::{RunConfig, Stage2Config},
+    error::{ConfigError, Error},
+    train::Stage,
+};
+
+/// The directory of a run: `config.toml`, a folder per stage, and the model at the end.
+#[derive(Clone, Debug)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// Opens the directory for a run of `config`, creating it if missing, and records the configuration in it.
+    ///
+    /// Without `resume` it must not hold a run of `stages` yet. With it, the configuration may differ from that of the
+    /// interrupted run, but for the architectures.
+    ///
+    /// # Errors
+    /// If there is a run and `resume` is off, the architecture differs, or the directory can't be written to.
+    pub fn open(path: &Path, config: &RunConfig, stages: &[Stage], resume: bool) -> Result<Self, Error> {
+        let run = Self { path: path.into() };
+        let config_path = path.join("config.toml");
+        let started = stages.iter().any(|&stage| run.checkpoints(stage).exists());
+        if started && !resume {
+            return Err(Error::RunExists(path.into()));
+        }
+        if started && config_path.is_file() {
+            let before = RunConfig::load(&config_path, &[])?;
+            if let Some(section) = changed_architecture(&before, config, stages) {
+                return Err(Error::ConfigChanged {
+                    path: path.into(),
+                    section,
+                });
+            }
+        }
+        atomic::create_dir(path)?;
+        atomic::clean_up(path)?;
+        for &stage in stages {
+            atomic::create_dir(&run.stage(stage))?;
+            atomic::clean_up(&run.stage(stage))?;
+            atomic::create_dir(&run.samples(stage))?;
+        }
+        atomic::write_file(&config_path, config.to_toml().as_bytes())?;
+        Ok(run)
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Folder of a stage.
+    pub fn stage(&self, stage: Stage) -> PathBuf {
+        self.path.join(stage.folder())
+    }
+
+    /// Checkpoints of a stage.
+    pub fn checkpoints(&self, stage: Stage) -> PathBuf {
+        self.stage(stage).join("checkpoints")
+    }
+
+    /// Sheets drawn during a stage.
+    pub fn samples(&self, stage: Stage) -> PathBuf {
+        self.stage(stage).join("samples")
+    }
+
+    /// Figures of every step of a stage.
+    pub fn metrics(&self, stage: Stage) -> PathBuf {
+        self.stage(stage).join("metrics.jsonl")
+    }
+
+    /// The exported model: after stage 1 its autoencoder, after stage 2 all of it.
+    pub fn model(&self) -> PathBuf {
+        self.path.join("model")
+    }
+}
+
+/// The first section, of those that `stages` train, in which the two describe different networks or draws.
+fn changed_architecture(
+    before: &RunConfig,
+    now: &RunConfig,
+    stages: &[Stage],
+) -> Option<&'static str> {
+    // Measured at the end of stage 1, not chosen.
+    let vae = |config: &RunConfig| {
+        let mut vae = config.stage1.vae.clone();
+        vae.scaling_factor = 1.0;
+        vae
+    };
+    let disc = |config: &RunConfig| config.stage1.loss.discriminator();
+    let text = |stage2: &Stage2Config| stage2.text.as_ref().map(|text| text.bert.clone());
+    if before.seed != now.seed {
+        return Some("seed");
+    }
+    if stages.contains(&Stage::Vae) {
+        if vae(before) != vae(now) {
+            return Some("autoencoder (stage1.vae)");
+        }
+        if disc(before) != disc(now) {
+            return Some("discriminator (stage1.loss)");
+        }
+    }
+    if stages.contains(&Stage::Diffusion)
+        && let (Some(before), Some(now)) = (&before.stage2, &now.stage2)
+    {
+        if before.unet != now.unet {
+            return Some("U-Net (stage2.unet)");
+        }
+        if text(before) != text(now) {
+            return Some("text encoder (stage2.text.bert)");
+        }
+        if before.noise != now.noise {
+            return Some("noise schedule (stage2.noise)");
+        }
+    }
+    None
+}
+
+/// The second stage's section of a configuration.
+///
+/// # Errors
+/// If the configuration has none.
+pub(crate) fn stage2(config: &RunConfig) -> Result<&Stage2Config, Error> {
+    let missing = || ConfigError::Value {
+        file: "the configuration".into(),
+        key: "stage2".into(),
+        problem: "is missing: it describes only an autoencoder, for `ldm train vae`".into(),
+    };
+    Ok(config.stage2.as_ref().ok_or_else(missing)?)
+}

@@ -1,0 +1,34 @@
+//! From a data set to tensors.
+
+use std::ops::Range;
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::{Event, Observer};
+use crate::data::{Batch, Dataset, Loader};
+
+/// The readable ones among some samples, `[N, C, H, W]`, and their numbers; `None` if there are none. Nothing random is done to them.
+///
+/// Damaged ones are passed over in silence: whoever trains on the set names them.
+pub(crate) fn load_images(
+    set: &dyn Dataset,
+    indices: Range<usize>,
+    device: &Device,
+) -> Option<(Tensor<4>, Vec<usize>)> {
+    let samples = indices.filter_map(|index| set.get(index, 0).ok());
+    let batch = Batch::new(samples, set.shape());
+    (!batch.indices.is_empty()).then(|| (to_tensor(&batch, device), batch.indices))
+}
+
+/// A batch on the device, `[N, C, H, W]`.
+pub(crate) fn to_tensor(batch: &Batch, device: &Device) -> Tensor<4> {
+    Tensor::from_data(TensorData::new(batch.images.clone(), batch.shape), device)
+}
+
+/// Names images that were skipped, once each.
+pub(super) fn report_skipped(loader: &mut Loader, observer: &mut Observer) {
+    for skipped in loader.take_skipped() {
+        let text = format!("{}; skipped, {} so far", skipped.error, loader.skipped_count());
+        let _ = observer(Event::Warning(&text));
+    }
+}

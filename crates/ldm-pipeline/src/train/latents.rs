@@ -1,0 +1,248 @@
+//! The latents that stage 2 trains on: encoded once and kept, or encoded batch by batch.
+
+use std::{io, path::Path, sync::Arc};
+
+use burn::tensor::Device;
+use ldm_autoencoder::{AutoencoderKl, DiagonalGaussian};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use super::{
+    Observer,
+    images::{load_images, report_skipped, to_tensor},
+    run_loop::at_work,
+};
+use crate::{
+    atomic::{self, WriteError},
+    config::{RunConfig, Stage2Config},
+    data::{Crop, DataError, Dataset, ImageDataset, Loader, LoaderConfig, Sample},
+    error::Error,
+    rng::{Stream, rng, uniform},
+};
+
+/// Names in the cache file.
+const MOMENTS: &str = "moments";
+const KEY: &str = "key";
+
+/// Posteriors and captions of a micro-batch.
+pub(super) struct LatentBatch {
+    /// Over `[N, c, h, w]`.
+    pub(super) posterior: DiagonalGaussian,
+    /// One caption per item, empty where there is none.
+    pub(super) captions: Vec<String>,
+}
+
+/// Micro-batches of latents in the run's order.
+pub(super) struct LatentSource {
+    loader: Loader,
+    /// `None` if the loader already gives moments.
+    vae: Option<AutoencoderKl>,
+}
+
+/// The frozen first stage and what identifies it.
+pub(super) struct FirstStage<'a> {
+    pub(super) vae: &'a AutoencoderKl,
+    /// Changes with the weights.
+    pub(super) key: String,
+    pub(super) device: &'a Device,
+}
+
+impl LatentSource {
+    /// Latents of a training set from micro-batch `start` on; `None` if the observer stopped the encoding.
+    ///
+    /// All are encoded once and kept in memory and in `file`, unless crops are random. A file made by another autoencoder, or
+    /// from other images, is replaced.
+    pub(super) fn open(
+        config: &RunConfig,
+        stage2: &Stage2Config,
+        set: Arc<ImageDataset>,
+        first_stage: &FirstStage,
+        start: u64,
+        file: &Path,
+        observer: &mut Observer,
+    ) -> Result<Option<Self>, Error> {
+        let loader_config = LoaderConfig {
+            batch: stage2.training.batch_size,
+            seed: config.seed,
+            workers: config.data.workers,
+            start_batch: start,
+            strict: config.data.strict,
+        };
+        if config.data.crop == Crop::Random {
+            return Ok(Some(Self {
+                loader: Loader::start(set, loader_config)?,
+                vae: Some(first_stage.vae.clone()),
+            }));
+        }
+        let key = cache_key(config, &set, &first_stage.key);
+        let moments = match read_cache(file, &key) {
+            Some(moments) => moments,
+            None => {
+                let batch = stage2.training.batch_size;
+                let Some(moments) = encode_all(config, &set, first_stage, batch, observer)? else {
+                    return Ok(None);
+                };
+                write_cache(file, &moments, &key)?;
+                moments
+            }
+        };
+        let latents = CachedLatents {
+            moments,
+            images: set,
+            flip: config.data.flip,
+            seed: config.seed,
+        };
+        Ok(Some(Self {
+            loader: Loader::start(Arc::new(latents), loader_config)?,
+            vae: None,
+        }))
+    }
+
+    /// The next micro-batch.
+    pub(super) fn next(
+        &mut self,
+        device: &Device,
+        observer: &mut Observer,
+    ) -> Result<LatentBatch, Error> {
+        let batch = self.loader.next().expect("a loader never ends")?;
+        report_skipped(&mut self.loader, observer);
+        let values = to_tensor(&batch, device);
+        Ok(LatentBatch {
+            posterior: match &self.vae {
+                Some(vae) => vae.encode(values),
+                None => DiagonalGaussian::from_moments(values),
+            },
+            captions: batch.captions,
+        })
+    }
+}
+
+/// Moments of every image, and of its mirror image if the run mirrors.
+struct Moments {
+    /// `[rows, 2c, h, w]`, row-major; of N images, row `i` is image `i` and row `N + i` its mirror image. NaN where the image
+    /// can't be read.
+    values: Vec<f32>,
+    /// `[2c, h, w]`
+    shape: [usize; 3],
+}
+
+/// Moments as a data set, whose "images" have twice the latent's channels.
+struct CachedLatents {
+    moments: Moments,
+    images: Arc<ImageDataset>,
+    flip: f64,
+    seed: u64,
+}
+
+impl Dataset for CachedLatents {
+    fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    fn shape(&self) -> [usize; 3] {
+        self.moments.shape
+    }
+
+    fn get(&self, index: usize, epoch: u64) -> Result<Sample, DataError> {
+        let mirrored = self.flip > 0.0
+            && uniform(&mut rng(self.seed, Stream::Flip, epoch, index as u64)) < self.flip;
+        let row = if mirrored { self.len() + index } else { index };
+        let size: usize = self.moments.shape.iter().product();
+        let moments = &self.moments.values[row * size..(row + 1) * size];
+        let entry = &self.images.entries()[index];
+        if moments[0].is_nan() {
+            // Trying again gives the reason.
+            self.images.get(index, epoch)?;
+            return Err(DataError::Damaged {
+                path: entry.path.clone(),
+                reason: "it could not be read when its latent was cached".into(),
+            });
+        }
+        Ok(Sample {
+            image: moments.to_vec(),
+            caption: entry.caption.clone(),
+            index,
+        })
+    }
+}
+
+/// Encodes every image, and its mirror image if the run mirrors; `None` if the observer stopped it.
+fn encode_all(
+    config: &RunConfig,
+    set: &ImageDataset,
+    first_stage: &FirstStage,
+    batch: usize,
+    observer: &mut Observer,
+) -> Result<Option<Moments>, Error> {
+    let vae = &config.stage1.vae;
+    let side = config.data.resolution / first_stage.vae.factor();
+    let shape = [2 * vae.latent_channels, side, side];
+    let size: usize = shape.iter().product();
+    let variants = if config.data.flip > 0.0 { 2 } else { 1 };
+    let mut values = vec![f32::NAN; variants * set.len() * size];
+
+    let parts = set.len().div_ceil(batch);
+    for part in 0..parts {
+        let indices = part * batch..set.len().min((part + 1) * batch);
+        if let Some((images, read)) = load_images(set, indices, first_stage.device) {
+            for variant in 0..variants {
+                let images = if variant == 0 { images.clone() } else { images.clone().flip([3]) };
+                let moments = first_stage.vae.encode(images).moments().into_data().convert::<f32>();
+                let moments = moments.as_slice::<f32>().expect("converted to f32");
+                for (&index, moments) in read.iter().zip(moments.chunks_exact(size)) {
+                    let row = variant * set.len() + index;
+                    values[row * size..(row + 1) * size].copy_from_slice(moments);
+                }
+            }
+        }
+        if at_work(observer, "encoding images", part + 1, parts) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(Moments { values, shape }))
+}
+
+/// Identifies everything that the moments depend on.
+fn cache_key(config: &RunConfig, set: &ImageDataset, vae_key: &str) -> String {
+    let mut key = crc32c::crc32c(format!("{:?}", config.data.preprocess()).as_bytes());
+    for entry in set.entries() {
+        let metadata = entry.path.metadata().ok();
+        let facts = metadata.map(|file| (file.len(), file.modified().ok()));
+        key = crc32c::crc32c_append(key, format!("{}{facts:?}", entry.name).as_bytes());
+    }
+    format!("{vae_key}-{key:08x}")
+}
+
+/// The moments in `file`, if they were made under `key`. Whatever else is there will be overwritten.
+fn read_cache(file: &Path, expected_key: &str) -> Option<Moments> {
+    let bytes = std::fs::read(file).ok()?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
+    if header.metadata().as_ref()?.get(KEY)? != expected_key {
+        return None;
+    }
+    let tensors = SafeTensors::deserialize(&bytes).ok()?;
+    let tensor = tensors.tensor(MOMENTS).ok()?;
+    let &[_, c, h, w] = tensor.shape() else {
+        return None;
+    };
+    let floats = tensor.data().chunks_exact(4);
+    let values = floats.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    Some(Moments {
+        values,
+        shape: [c, h, w],
+    })
+}
+
+fn write_cache(file: &Path, moments: &Moments, key: &str) -> Result<(), Error> {
+    let [c, h, w] = moments.shape;
+    let bytes: Vec<u8> = moments.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let shape = vec![moments.values.len() / (c * h * w), c, h, w];
+    let metadata = [(KEY.to_owned(), key.to_owned())].into();
+    let encoded = TensorView::new(Dtype::F32, shape, &bytes)
+        .and_then(|view| safetensors::serialize([(MOMENTS, view)], Some(metadata)))
+        .map_err(|error| WriteError {
+            action: "encode",
+            path: file.into(),
+            source: io::Error::other(error),
+        })?;
+    Ok(atomic::write_file(file, &encoded)?)
+}

@@ -1,0 +1,342 @@
+//! Stage 1: the autoencoder, against reconstruction, KL, perceptual and adversarial losses (paper, section 3.1).
+
+use std::{path::PathBuf, sync::Arc};
+
+use burn::tensor::{Device, Tensor};
+use image::RgbImage;
+use ldm_autoencoder::{
+    AutoencoderKl, AutoencoderKlConfig, DiscriminatorTerms, GeneratorTerms, PatchDiscriminator,
+    Stage1Objective,
+};
+
+use super::{
+    Event, Observer, Outcome, Stage,
+    images::{load_images, report_skipped, to_tensor},
+    perceptual::load_lpips,
+    run_loop::{Trainee, Values, at_work, finite, newest_checkpoint, run_steps, train_state},
+    state::{Trained, initialise},
+};
+use crate::{
+    checkpoint::Checkpoints,
+    config::{RunConfig, Stage1Config},
+    data::{DataError, Dataset, ImageDataset, Loader, LoaderConfig},
+    error::Error,
+    generate::noise_batch,
+    latent_stats::LatentStats,
+    model::save_vae,
+    optim::Accumulator,
+    reconstruct::{VALIDATION_IMAGES, held_out_psnr, pairs},
+    rng::Stream,
+    run::RunDir,
+    sheet::Sheet,
+};
+
+/// Images in a sheet of reconstructions.
+const PREVIEW_IMAGES: usize = 16;
+/// Parts of a run whose weights are drawn separately.
+const VAE_INIT: u64 = 1;
+const DISCRIMINATOR_INIT: u64 = 2;
+
+/// Trains the autoencoder of `config` in `run` and writes it, with its measured scaling factor, into the run's `model/`.
+///
+/// # Errors
+/// If the data or the perceptual network can't be used, a file can't be written, or the training diverges.
+pub fn train_vae(
+    config: &RunConfig,
+    run: &RunDir,
+    device: &Device,
+    observer: &mut Observer,
+) -> Result<Outcome, Error> {
+    let stage1 = &config.stage1;
+    let (training_set, validation_set) = config.data.open(config.seed)?;
+    let training_set = Arc::new(training_set);
+    let lpips = match stage1.loss.perceptual_weight > 0.0 {
+        true => Some(load_lpips(stage1, device, observer)?),
+        false => None,
+    };
+    let objective = Stage1Objective::new(stage1.loss, lpips)?;
+
+    let autodiff = device.clone().autodiff();
+    let vae = initialise(config.seed, VAE_INIT, device, || stage1.vae.init(&autodiff));
+    let discriminator = stage1.loss.discriminator().map(|disc| {
+        initialise(config.seed, DISCRIMINATOR_INIT, device, || disc.init(&autodiff))
+    });
+    let checkpoints = Checkpoints::open(
+        &run.checkpoints(Stage::Vae),
+        stage1.training.keep_checkpoints,
+    )?;
+    let newest = newest_checkpoint(&checkpoints, Stage::Vae, observer)?;
+    let start = newest.as_ref().map_or(0, |checkpoint| checkpoint.state().step);
+
+    let training = &stage1.training;
+    let mut vae = Trained::new(vae, training, training.ema_decay);
+    let mut discriminator = discriminator.map(|disc| Trained::new(disc, training, None));
+    if let Some(checkpoint) = newest {
+        vae = vae.restore("vae", &checkpoint, training)?;
+        discriminator = discriminator
+            .map(|disc| disc.restore("discriminator", &checkpoint, training))
+            .transpose()?;
+    }
+
+    let mut trainer = Stage1Trainer {
+        config,
+        stage1,
+        checkpoints,
+        device: device.clone(),
+        objective,
+        vae,
+        discriminator,
+        preview_images: preview_images(&training_set, &validation_set, device)?,
+        validation_set,
+        loader: None,
+        training_set,
+    };
+    let outcome = run_steps(Stage::Vae, &stage1.training, run, start, &mut trainer, observer)?;
+    if outcome == Outcome::Finished {
+        trainer.finish(run, observer)
+    } else {
+        Ok(outcome)
+    }
+}
+
+struct Stage1Trainer<'a> {
+    config: &'a RunConfig,
+    stage1: &'a Stage1Config,
+    checkpoints: Checkpoints,
+    device: Device,
+    objective: Stage1Objective,
+    vae: Trained<AutoencoderKl>,
+    discriminator: Option<Trained<PatchDiscriminator>>,
+    training_set: Arc<ImageDataset>,
+    validation_set: ImageDataset,
+    /// `[N, 3, H, W]`
+    preview_images: Tensor<4>,
+    /// Started at the first step.
+    loader: Option<Loader>,
+}
+
+impl Trainee for Stage1Trainer<'_> {
+    fn step(&mut self, step: u64, observer: &mut Observer) -> Result<Values, Error> {
+        let training = &self.stage1.training;
+        let rate = training.lr.at(step, training.steps);
+        let mut generator = GeneratorMean::default();
+        let mut gradients = Accumulator::default();
+        let mut pairs = Vec::with_capacity(training.accumulation);
+        for micro in 0..training.accumulation {
+            let images = self.next_batch(step, observer)?;
+            let noise = self.posterior_noise(&images, step, micro);
+            let output = self.objective.generator(
+                self.vae.module(),
+                self.discriminator.as_ref().map(Trained::module),
+                images.clone(),
+                noise,
+                step,
+            );
+            finite("loss", output.terms.total.into(), step)?;
+            generator.add(&output.terms);
+            gradients.add(self.vae.module(), output.grads);
+            pairs.push((images, output.reconstruction));
+        }
+        let grad_norm = self.vae.update(gradients.take(), rate, training.max_grad_norm, step)?;
+        let mut values = generator.values();
+        values.extend([("grad_norm", grad_norm), ("lr", rate)]);
+        values.extend(self.discriminate(pairs, rate, step)?);
+        Ok(values)
+    }
+
+    fn checkpoint(&self, step: u64) -> Result<PathBuf, Error> {
+        let mut writer = self.checkpoints.writer(train_state(self.config, &self.stage1.training, step))?;
+        self.vae.save("vae", &mut writer)?;
+        if let Some(discriminator) = &self.discriminator {
+            discriminator.save("discriminator", &mut writer)?;
+        }
+        Ok(writer.finish()?)
+    }
+
+    fn preview(&self, step: u64) -> Result<(RgbImage, Values), Error> {
+        let vae = self.vae.result();
+        let title = format!("original | reconstruction, step {step}");
+        let mut sheet = Sheet::new(title, 4);
+        for (original, reconstruction) in pairs(&vae, self.preview_images.clone()) {
+            sheet.push_reconstruction(original, reconstruction);
+        }
+        let psnr = held_out_psnr(&vae, &self.validation_set, &self.device);
+        let figures = psnr.map(|psnr| ("val_psnr", psnr)).into_iter().collect();
+        Ok((sheet.render(), figures))
+    }
+}
+
+impl Stage1Trainer<'_> {
+    /// The images of the next micro-batch, `[N, 3, H, W]`.
+    fn next_batch(&mut self, step: u64, observer: &mut Observer) -> Result<Tensor<4>, Error> {
+        let loader = match &mut self.loader {
+            Some(loader) => loader,
+            None => {
+                let training = &self.stage1.training;
+                let config = LoaderConfig {
+                    batch: training.batch_size,
+                    seed: self.config.seed,
+                    workers: self.config.data.workers,
+                    start_batch: step * training.accumulation as u64,
+                    strict: self.config.data.strict,
+                };
+                self.loader.insert(Loader::start(self.training_set.clone(), config)?)
+            }
+        };
+        let batch = loader.next().expect("a loader never ends")?;
+        report_skipped(loader, observer);
+        Ok(to_tensor(&batch, &self.device))
+    }
+
+    /// Standard normal noise in the shape of the images' latents.
+    fn posterior_noise(&self, images: &Tensor<4>, step: u64, micro: usize) -> Tensor<4> {
+        let [n, _, height, width] = images.dims();
+        let factor = self.stage1.vae.factor();
+        let shape = [n, self.stage1.vae.latent_channels, height / factor, width / factor];
+        let first = (micro * self.stage1.training.batch_size) as u64;
+        noise_batch(self.config.seed, Stream::PosteriorNoise, step, first, shape, &self.device)
+    }
+
+    /// The discriminator's update, on the images and the reconstructions that the autoencoder made before its own.
+    fn discriminate(
+        &mut self,
+        pairs: Vec<(Tensor<4>, Tensor<4>)>,
+        rate: f64,
+        step: u64,
+    ) -> Result<Values, Error> {
+        let Some(discriminator) = &mut self.discriminator else {
+            return Ok(Values::new());
+        };
+        let mut gradients = Accumulator::default();
+        let mut mean: Option<DiscriminatorTerms> = None;
+        let count = pairs.len() as f32;
+        let mut active = false;
+        for (images, reconstruction) in pairs {
+            let module = discriminator.module();
+            let Some(output) = (self.objective).discriminator(module, images, reconstruction, step)
+            else {
+                return Ok(Values::new());
+            };
+            finite("discriminator loss", output.terms.loss.into(), step)?;
+            active |= !output.grads.is_empty();
+            gradients.add(module, output.grads);
+            let terms = output.terms;
+            let sum = mean.get_or_insert(DiscriminatorTerms {
+                loss: 0.0,
+                logits_real: 0.0,
+                logits_fake: 0.0,
+                accuracy: 0.0,
+            });
+            sum.loss += terms.loss / count;
+            sum.logits_real += terms.logits_real / count;
+            sum.logits_fake += terms.logits_fake / count;
+            sum.accuracy += terms.accuracy / count;
+        }
+        let mut values = Values::new();
+        if active {
+            let max_norm = self.stage1.training.max_grad_norm;
+            let norm = discriminator.update(gradients.take(), rate, max_norm, step)?;
+            values.push(("disc_grad_norm", norm));
+        }
+        if let Some(terms) = mean {
+            values.extend([
+                ("disc_loss", f64::from(terms.loss)),
+                ("logits_real", f64::from(terms.logits_real)),
+                ("logits_fake", f64::from(terms.logits_fake)),
+                ("disc_accuracy", f64::from(terms.accuracy)),
+            ]);
+        }
+        Ok(values)
+    }
+
+    /// Measures the latents and exports the autoencoder.
+    fn finish(&self, run: &RunDir, observer: &mut Observer) -> Result<Outcome, Error> {
+        let vae = self.vae.result();
+        let Some(stats) = self.measure_latents(&vae, observer)? else {
+            return Ok(Outcome::Stopped(self.stage1.training.steps));
+        };
+        let config = AutoencoderKlConfig {
+            scaling_factor: 1.0 / stats.std(),
+            sample_size: self.config.data.resolution,
+            ..self.stage1.vae.clone()
+        };
+        let path = run.model().join("vqvae");
+        save_vae(&vae, &config, &path, false)?;
+        let _ = observer(Event::Note(&stats.to_string()));
+        if let Some(psnr) = held_out_psnr(&vae, &self.validation_set, &self.device) {
+            let count = self.validation_set.len().min(VALIDATION_IMAGES);
+            let note = format!("reconstruction of {count} held-out images: PSNR {psnr:.2} dB");
+            let _ = observer(Event::Note(&note));
+        }
+        let _ = observer(Event::Saved(&path));
+        Ok(Outcome::Finished)
+    }
+
+    /// Statistics of a sample of each training image's posterior; `None` if the observer stopped it.
+    fn measure_latents(
+        &self,
+        vae: &AutoencoderKl,
+        observer: &mut Observer,
+    ) -> Result<Option<LatentStats>, Error> {
+        let batch_size = self.stage1.training.batch_size;
+        let total = self.training_set.len().div_ceil(batch_size);
+        let mut stats = LatentStats::new(self.stage1.vae.latent_channels);
+        for part in 0..total {
+            let indices = part * batch_size..self.training_set.len().min((part + 1) * batch_size);
+            if let Some((images, _)) = load_images(&*self.training_set, indices, &self.device) {
+                let posterior = vae.encode(images.clone());
+                let noise = self.posterior_noise(&images, u64::MAX, part);
+                stats.add(posterior.sample(noise));
+            }
+            if at_work(observer, "measuring latents", part + 1, total) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(stats))
+    }
+}
+
+/// Mean over micro-batches of a generator's terms.
+#[derive(Default)]
+struct GeneratorMean {
+    sums: [f64; 8],
+    count: f64,
+}
+
+impl GeneratorMean {
+    fn add(&mut self, terms: &GeneratorTerms) {
+        let values = [
+            terms.total,
+            terms.nll,
+            terms.rec,
+            terms.perceptual,
+            terms.kl,
+            terms.g_loss,
+            terms.d_weight,
+            terms.disc_factor,
+        ];
+        for (sum, value) in self.sums.iter_mut().zip(values) {
+            *sum += f64::from(value);
+        }
+        self.count += 1.0;
+    }
+
+    fn values(&self) -> Values {
+        let names =
+            ["total", "nll", "rec", "perceptual", "kl", "g_loss", "d_weight", "disc_factor"];
+        names.into_iter().zip(self.sums.iter().map(|sum| sum / self.count)).collect()
+    }
+}
+
+/// What reconstruction sheets show: held-out images, or training images if none are held out.
+fn preview_images(
+    training_set: &ImageDataset,
+    validation_set: &ImageDataset,
+    device: &Device,
+) -> Result<Tensor<4>, Error> {
+    let set = if validation_set.is_empty() { training_set } else { validation_set };
+    match load_images(set, 0..set.len().min(PREVIEW_IMAGES), device) {
+        Some((images, _)) => Ok(images),
+        None => Err(DataError::NoSamples.into()),
+    }
+}

@@ -1,0 +1,300 @@
+//! Stage 2: the denoiser in the latent space of a frozen autoencoder (paper, section 3.2 and 3.3).
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use burn::{
+    optim::GradientsParams,
+    tensor::{Device, Tensor},
+};
+use image::RgbImage;
+use ldm_autoencoder::{AutoencoderKl, AutoencoderKlConfig};
+use ldm_diffusion::{DiffusionLoss, SchedulerConfig};
+use ldm_text::Tokenizer;
+
+use super::{
+    Event, Observer, Outcome, Stage,
+    latents::{FirstStage, LatentSource},
+    run_loop::{Trainee, Values, finite, newest_checkpoint, run_steps, train_state},
+    state::{Trained, initialise},
+};
+use crate::{
+    checkpoint::Checkpoints,
+    config::{RunConfig, Stage2Config, TextConfig, TimestepSampling},
+    error::Error,
+    generate::{Request, noise_batch},
+    model::{Denoiser, LatentDiffusion, ModelFacts, TextEncoder, load_vae, vae_key},
+    optim::Accumulator,
+    rng::{Stream, below, permutation, rng, uniform},
+    run::{self, RunDir},
+    sheet::Sheet,
+};
+
+/// The part of a run whose weights are drawn here; stage 1 has the others.
+const DENOISER_INIT: u64 = 3;
+
+/// Trains the denoiser of `config` in `run`, on latents of the run's autoencoder or of `stage2.first_stage`, and writes the complete
+/// model into the run's `model/`.
+///
+/// # Errors
+/// If there is no autoencoder, the data can't be used, a file can't be written, or the training diverges.
+pub fn train_diffusion(
+    config: &RunConfig,
+    run: &RunDir,
+    device: &Device,
+    observer: &mut Observer,
+) -> Result<Outcome, Error> {
+    let stage2 = run::stage2(config)?;
+    let training = &stage2.training;
+    let first_stage = stage2.first_stage.clone().unwrap_or_else(|| run.model());
+    if stage2.first_stage.is_none() && !first_stage.exists() {
+        return Err(Error::FirstStageMissing(run.path().into()));
+    }
+    let (vae, vae_config) = load_vae(&first_stage, device)?;
+    check_first_stage(&vae_config, config, &first_stage)?;
+
+    let (training_set, _) = config.data.open(config.seed)?;
+    let training_set = Arc::new(training_set);
+    let captions = (training_set.entries().iter())
+        .filter_map(|entry| entry.caption.clone())
+        .collect::<Vec<_>>();
+    if stage2.text.is_some() && captions.is_empty() {
+        return Err(Error::NoCaptions(training_set_path(config)));
+    }
+
+    let checkpoints = Checkpoints::open(&run.checkpoints(Stage::Diffusion), training.keep_checkpoints)?;
+    let newest = newest_checkpoint(&checkpoints, Stage::Diffusion, observer)?;
+    let start = newest.as_ref().map_or(0, |checkpoint| checkpoint.state().step);
+    let autodiff = device.clone().autodiff();
+    let denoiser = initialise(config.seed, DENOISER_INIT, device, || Denoiser {
+        unet: stage2.unet.init(&autodiff),
+        bert: stage2.text.as_ref().map(|text| text.bert.init(&autodiff)),
+    });
+    let mut denoiser = Trained::new(denoiser, training, training.ema_decay);
+    if let Some(checkpoint) = newest {
+        denoiser = denoiser.restore("denoiser", &checkpoint, training)?;
+    }
+
+    let latents = LatentSource::open(
+        config,
+        stage2,
+        training_set,
+        &FirstStage {
+            vae: &vae,
+            key: vae_key(&first_stage)?,
+            device,
+        },
+        start * training.accumulation as u64,
+        &run.stage(Stage::Diffusion).join("latents.safetensors"),
+        observer,
+    )?;
+    let Some(latents) = latents else {
+        return Ok(Outcome::Stopped(start));
+    };
+    let scheduler = stage2.noise.scheduler(&stage2.loss);
+    let mut trainer = Stage2Trainer {
+        config,
+        stage2,
+        checkpoints,
+        device: device.clone(),
+        loss: stage2.loss.init(scheduler.noise_schedule()?)?,
+        scheduler,
+        prompts: preview_prompts(config, stage2, captions),
+        vae,
+        vae_config,
+        tokenizer: Tokenizer::bert(),
+        denoiser,
+        latents,
+    };
+    let outcome = run_steps(Stage::Diffusion, training, run, start, &mut trainer, observer)?;
+    if outcome == Outcome::Finished {
+        let path = run.model();
+        trainer.model().save(&path, false)?;
+        let _ = observer(Event::Saved(&path));
+    }
+    Ok(outcome)
+}
+
+struct Stage2Trainer<'a> {
+    config: &'a RunConfig,
+    stage2: &'a Stage2Config,
+    checkpoints: Checkpoints,
+    device: Device,
+    loss: DiffusionLoss,
+    scheduler: SchedulerConfig,
+    /// What sample sheets show.
+    prompts: Vec<String>,
+    vae: AutoencoderKl,
+    vae_config: AutoencoderKlConfig,
+    tokenizer: Tokenizer,
+    denoiser: Trained<Denoiser>,
+    latents: LatentSource,
+}
+
+impl Trainee for Stage2Trainer<'_> {
+    fn step(&mut self, step: u64, observer: &mut Observer) -> Result<Values, Error> {
+        let training = &self.stage2.training;
+        let rate = training.lr.at(step, training.steps);
+        let mut gradients = Accumulator::default();
+        let mut mean_loss = 0.0;
+        for micro in 0..training.accumulation {
+            let batch = self.latents.next(&self.device, observer)?;
+            let shape = batch.posterior.mean.dims();
+            let first = (micro * training.batch_size) as u64;
+            let noise = |stream| {
+                noise_batch(self.config.seed, stream, step, first, shape, &self.device)
+            };
+            let x0 = (batch.posterior.sample(noise(Stream::PosteriorNoise)))
+                .mul_scalar(self.vae_config.scaling_factor);
+            let noise = noise(Stream::DiffusionNoise);
+            let timesteps = self.timesteps(step, micro, shape[0]);
+            let noisy = (self.loss.schedule()).add_noise(x0.clone(), noise.clone(), &timesteps);
+
+            let denoiser = self.denoiser.module();
+            let context = (denoiser.bert.as_ref()).zip(self.stage2.text.as_ref()).map(|(bert, text)| {
+                let captions = self.drop_captions(batch.captions, text, step, first);
+                let length = text.bert.max_position_embeddings;
+                bert.forward(self.tokenizer.encode_batch(&captions, length, &self.device))
+            });
+            let floats: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
+            let floats = Tensor::<1>::from_floats(floats.as_slice(), &self.device);
+            let output = denoiser.unet.forward(noisy, floats, context);
+            let loss = self.loss.forward(output, x0, noise, &timesteps).loss;
+
+            let value: f64 = loss.clone().into_scalar::<f32>().into();
+            mean_loss += finite("loss", value, step)? / training.accumulation as f64;
+            gradients.add(denoiser, GradientsParams::from_grads(loss.backward(), denoiser));
+        }
+        let norm = self.denoiser.update(gradients.take(), rate, training.max_grad_norm, step)?;
+        Ok(vec![("loss", mean_loss), ("grad_norm", norm), ("lr", rate)])
+    }
+
+    fn checkpoint(&self, step: u64) -> Result<PathBuf, Error> {
+        let state = train_state(self.config, &self.stage2.training, step);
+        let mut writer = self.checkpoints.writer(state)?;
+        self.denoiser.save("denoiser", &mut writer)?;
+        Ok(writer.finish()?)
+    }
+
+    fn preview(&self, step: u64) -> Result<(RgbImage, Values), Error> {
+        let preview = &self.stage2.preview;
+        let request = Request {
+            prompts: self.prompts.clone(),
+            seed: self.config.seed,
+            sampler: preview.sampler,
+            steps: preview.steps,
+            eta: preview.eta,
+            guidance: preview.guidance,
+            size: Some([self.config.data.resolution; 2]),
+            ..Request::default()
+        };
+        let images = self.model().generate(&request, |_| std::ops::ControlFlow::Continue(()))?;
+        let mut sheet = Sheet::new(format!("step {step}"), 4);
+        for (image, prompt) in images.into_iter().zip(&self.prompts) {
+            sheet.push([image], prompt);
+        }
+        Ok((sheet.render(), Values::new()))
+    }
+}
+
+impl Stage2Trainer<'_> {
+    /// The model as it stands.
+    fn model(&self) -> LatentDiffusion {
+        let training = &self.stage2.training;
+        LatentDiffusion {
+            vae: self.vae.clone(),
+            vae_config: self.vae_config.clone(),
+            denoiser: self.denoiser.result(),
+            unet_config: self.stage2.unet.clone(),
+            text: self.stage2.text.as_ref().map(|text| TextEncoder {
+                tokenizer: self.tokenizer.clone(),
+                config: text.bert.clone(),
+            }),
+            scheduler: self.scheduler.clone(),
+            facts: ModelFacts {
+                ldm_version: env!("CARGO_PKG_VERSION").into(),
+                resolution: Some(self.config.data.resolution),
+                training_steps: [self.config.stage1.training.steps, training.steps],
+                ema_decay: training.ema_decay,
+                seed: self.config.seed,
+            },
+        }
+    }
+
+    /// Timesteps of `count` items.
+    fn timesteps(&self, step: u64, micro: usize, count: usize) -> Vec<usize> {
+        let total = self.stage2.noise.steps;
+        let first = micro * self.stage2.training.batch_size;
+        let draw = |item: usize| rng(self.config.seed, Stream::Timestep, step, (first + item) as u64);
+        match self.stage2.noise.timesteps {
+            TimestepSampling::Uniform => {
+                (0..count).map(|item| below(&mut draw(item), total)).collect()
+            }
+            TimestepSampling::Stratified => (0..count)
+                .map(|item| {
+                    let position = (item as f64 + uniform(&mut draw(item))) / count as f64;
+                    ((position * total as f64) as usize).min(total - 1)
+                })
+                .collect(),
+        }
+    }
+
+    /// Replaces a share of the captions by the empty one.
+    fn drop_captions(
+        &self,
+        mut captions: Vec<String>,
+        text: &TextConfig,
+        step: u64,
+        first: u64,
+    ) -> Vec<String> {
+        for (index, caption) in (first..).zip(&mut captions) {
+            let mut draw = rng(self.config.seed, Stream::CaptionDropout, step, index);
+            if uniform(&mut draw) < text.dropout {
+                caption.clear();
+            }
+        }
+        captions
+    }
+}
+
+/// An autoencoder fits if its latents are what the configuration says.
+fn check_first_stage(
+    vae: &AutoencoderKlConfig,
+    config: &RunConfig,
+    path: &Path,
+) -> Result<(), Error> {
+    let expected = &config.stage1.vae;
+    let found = [vae.latent_channels, vae.factor()];
+    if found != [expected.latent_channels, expected.factor()] {
+        return Err(Error::NoModel {
+            path: path.into(),
+            problem: format!(
+                "its autoencoder has {} latent channels at a factor of {}, but the configuration's has {} at {}",
+                found[0],
+                found[1],
+                expected.latent_channels,
+                expected.factor()
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// The configured prompts, or captions drawn from the data, or nothing for an unconditional model.
+fn preview_prompts(config: &RunConfig, stage2: &Stage2Config, captions: Vec<String>) -> Vec<String> {
+    let preview = &stage2.preview;
+    if stage2.text.is_none() {
+        return vec![String::new(); preview.count.max(1)];
+    }
+    if !preview.prompts.is_empty() {
+        return preview.prompts.clone();
+    }
+    let order = permutation(config.seed, Stream::Preview, 0, captions.len());
+    order.into_iter().take(preview.count.max(1)).map(|index| captions[index].clone()).collect()
+}
+
+fn training_set_path(config: &RunConfig) -> PathBuf {
+    config.data.path.clone().unwrap_or_default()
+}
