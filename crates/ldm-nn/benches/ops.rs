@@ -94,6 +94,49 @@ fn main() {
     ] {
         attention_case(&filters, b, heads, [l, s], d);
     }
+    for shape in [[32, 256, 512], [32, 64, 1024], [2, 1024, 2560]] {
+        geglu_case(&filters, shape);
+    }
+}
+
+fn geglu_case(filters: &[String], shape: [usize; 3]) {
+    let name = format!("geglu {shape:?}");
+    let x = random(shape, &Device::flex());
+    let plain = |f: fn(Tensor<3>) -> Tensor<3>| {
+        let x = x.clone();
+        move || drop(f(x.clone()))
+    };
+    let (ours, theirs) = (
+        Box::new(plain(ops::geglu)),
+        Box::new(plain(composed::geglu)),
+    );
+    report(
+        filters,
+        Case {
+            name: name.clone(),
+            flop: 0.0,
+            ours,
+            theirs,
+        },
+    );
+    let x = random(shape, &Device::flex().autodiff());
+    let tracked = |f: fn(Tensor<3>) -> Tensor<3>| {
+        let x = x.clone();
+        move || drop(f(x.clone().require_grad()).sum().backward())
+    };
+    let (ours, theirs) = (
+        Box::new(tracked(ops::geglu)),
+        Box::new(tracked(composed::geglu)),
+    );
+    report(
+        filters,
+        Case {
+            name: name + " +bwd",
+            flop: 0.0,
+            ours,
+            theirs,
+        },
+    );
 }
 
 fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {

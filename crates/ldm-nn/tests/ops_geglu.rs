@@ -6,8 +6,8 @@ use burn::tensor::{Device, Tensor};
 use ldm_nn::ops;
 use ops_support::{assert_close, assert_gradient, tensor, to_vec, values, widen};
 
-/// `[N, L, C]` of the output: one element, sizes that fill no lanes, more rows than a task takes.
-const SHAPES: [[usize; 3]; 4] = [[1, 1, 1], [2, 3, 5], [1, 7, 33], [3, 700, 16]];
+/// `[N, L, C]` of the output: one column, sizes that fill no lanes, more rows than a task takes.
+const SHAPES: [[usize; 3]; 4] = [[1, 9, 1], [2, 3, 5], [1, 7, 33], [3, 700, 16]];
 
 /// The standard normal distribution by Simpson's rule on its density.
 fn normal_distribution(x: f64) -> f64 {

@@ -12,6 +12,10 @@ use super::{
     scratch::with_scratch,
     shared::SharedSlice,
     simd::{LANES, multiversion},
+    winograd_transforms::{
+        Lane, both_axes, filter_adjoint, filter_transform, input_transform, output_adjoint,
+        output_transform,
+    },
 };
 
 /// Outputs along one side of a tile.
@@ -26,8 +30,6 @@ const MAX_BLOCK: usize = 48;
 const MIN_BLOCK: usize = 12;
 /// Blocks of tiles that are transformed before the weight gradient's products consume them.
 const GRADIENT_BLOCKS: usize = 8;
-
-type Lane = [f32; LANES];
 
 /// The images that are convolved, and their tiles.
 #[derive(Clone, Copy, Debug)]
@@ -565,101 +567,4 @@ fn store(lanes: &[[Lane; PATCH]; PATCH], out: &mut [f32], stride: usize) {
     for (i, lane) in lanes.as_flattened().iter().enumerate() {
         out[i * stride..i * stride + LANES].copy_from_slice(lane);
     }
-}
-
-/// Applies a one-dimensional transform to the columns, then to the rows, of a square of lanes.
-#[inline(always)]
-fn both_axes<const I: usize, const O: usize>(
-    square: &[[Lane; I]; I],
-    transform: impl Fn([f32; I]) -> [f32; O] + Copy,
-) -> [[Lane; O]; O] {
-    let mut half = [[[0.0; LANES]; I]; O];
-    for column in 0..I {
-        for lane in 0..LANES {
-            let values = transform(std::array::from_fn(|row| square[row][column][lane]));
-            for (half, value) in half.iter_mut().zip(values) {
-                half[column][lane] = value;
-            }
-        }
-    }
-    let mut out = [[[0.0; LANES]; O]; O];
-    for (half, out) in half.iter().zip(&mut out) {
-        for lane in 0..LANES {
-            let values = transform(std::array::from_fn(|column| half[column][lane]));
-            for (out, value) in out.iter_mut().zip(values) {
-                out[lane] = value;
-            }
-        }
-    }
-    out
-}
-
-/// `Bᵀ d`.
-#[inline(always)]
-fn input_transform(d: [f32; 6]) -> [f32; 6] {
-    let (even, odd) = (d[4] - 4.0 * d[2], d[3] - 4.0 * d[1]);
-    let (even_half, odd_half) = (d[4] - d[2], 2.0 * (d[3] - d[1]));
-    [
-        4.0 * d[0] - 5.0 * d[2] + d[4],
-        even + odd,
-        even - odd,
-        even_half + odd_half,
-        even_half - odd_half,
-        4.0 * d[1] - 5.0 * d[3] + d[5],
-    ]
-}
-
-/// `G g`.
-#[inline(always)]
-fn filter_transform(g: [f32; 3]) -> [f32; 6] {
-    let (sixth, twelfth) = (1.0 / 6.0, 1.0 / 12.0);
-    let (outer, far) = (-(g[0] + g[2]) * sixth, g[0] * (1.0 / 24.0) + g[2] * sixth);
-    [
-        g[0] * 0.25,
-        outer - g[1] * sixth,
-        outer + g[1] * sixth,
-        far + g[1] * twelfth,
-        far - g[1] * twelfth,
-        g[2],
-    ]
-}
-
-/// `Gᵀ u`.
-#[inline(always)]
-fn filter_adjoint(u: [f32; 6]) -> [f32; 3] {
-    let (near, far) = (u[1] + u[2], u[3] + u[4]);
-    let (near_odd, far_odd) = (u[2] - u[1], u[3] - u[4]);
-    [
-        0.25 * u[0] - near * (1.0 / 6.0) + far * (1.0 / 24.0),
-        near_odd * (1.0 / 6.0) + far_odd * (1.0 / 12.0),
-        (far - near) * (1.0 / 6.0) + u[5],
-    ]
-}
-
-/// `Aᵀ m`.
-#[inline(always)]
-fn output_transform(m: [f32; 6]) -> [f32; 4] {
-    let (near, far) = (m[1] + m[2], m[3] + m[4]);
-    let (near_odd, far_odd) = (m[1] - m[2], m[3] - m[4]);
-    [
-        m[0] + near + far,
-        near_odd + 2.0 * far_odd,
-        near + 4.0 * far,
-        near_odd + 8.0 * far_odd + m[5],
-    ]
-}
-
-/// `A y`.
-#[inline(always)]
-fn output_adjoint(y: [f32; 4]) -> [f32; 6] {
-    let (even, odd) = (y[0] + y[2], y[1] + y[3]);
-    let (even_far, odd_far) = (y[0] + 4.0 * y[2], 2.0 * y[1] + 8.0 * y[3]);
-    [
-        y[0],
-        even + odd,
-        even - odd,
-        even_far + odd_far,
-        even_far - odd_far,
-        y[3],
-    ]
 }
