@@ -4,7 +4,6 @@ use burn::{
         conv::{Conv2d, Conv2dConfig},
     },
     prelude::*,
-    tensor::activation::gelu,
 };
 use ldm_nn::{Attention, AttentionConfig, ops};
 
@@ -181,10 +180,6 @@ impl FeedForward {
 
     /// `[N, L, C]` to `[N, L, C]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let both = self.proj_in.forward(x);
-        let inner = both.dims()[2] / 2;
-        let value = both.clone().narrow(2, 0, inner);
-        let gate = both.narrow(2, inner, inner);
-        self.proj_out.forward(value * gelu(gate))
+        self.proj_out.forward(ops::geglu(self.proj_in.forward(x)))
     }
 }

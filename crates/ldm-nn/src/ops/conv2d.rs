@@ -294,7 +294,6 @@ fn scatter_patches(conv: &Convolution, patches: &[f32], dx: &mut [f32]) {
 
 multiversion! {
     fn gather_channel(conv: &Convolution, plane: &[f32], patches: &mut [f32]) {
-        let _ = FMA;
         for_each_run(conv, |patch, pixel, len, stride| {
             let out = &mut patches[patch..patch + len];
             match stride {
@@ -317,7 +316,6 @@ multiversion! {
 
 multiversion! {
     fn scatter_channel(conv: &Convolution, patches: &[f32], plane: &mut [f32]) {
-        let _ = FMA;
         for_each_run(conv, |patch, pixel, len, stride| {
             let from = &patches[patch..patch + len];
             if stride == 1 {

@@ -36,8 +36,6 @@ mod shared;
 mod simd;
 #[cfg(feature = "flex")]
 mod winograd;
-#[cfg(feature = "flex")]
-mod winograd_transforms;
 
 /// Applies a 2-D convolution, `[N, C_in, H, W]` to `[N, C_out, H', W']`.
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {

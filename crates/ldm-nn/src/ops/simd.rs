@@ -187,7 +187,6 @@ multiversion! {
                 let d = block[i] - pivot;
                 d * d
             });
-            let _ = FMA;
             let delta = block_mean - mean;
             let total = count + len;
             mean += delta * len / total;

@@ -1,6 +1,7 @@
 //! The transforms of Winograd's F(4x4, 3x3), with the interpolation points 0, ±1, ±2 and infinity.
 
-use super::simd::LANES;
+use super::PATCH;
+use crate::ops::simd::LANES;
 
 /// One value for each of [`LANES`] channels.
 pub(super) type Lane = [f32; LANES];
@@ -100,4 +101,12 @@ pub(super) fn output_adjoint(y: [f32; 4]) -> [f32; 6] {
         even_far - odd_far,
         y[3],
     ]
+}
+
+/// Stores the lanes at `stride` from each other.
+#[inline(always)]
+pub(super) fn store(lanes: &[[Lane; PATCH]; PATCH], out: &mut [f32], stride: usize) {
+    for (i, lane) in lanes.as_flattened().iter().enumerate() {
+        out[i * stride..i * stride + LANES].copy_from_slice(lane);
+    }
 }

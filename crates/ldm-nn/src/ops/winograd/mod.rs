@@ -12,11 +12,18 @@ use super::{
     scratch::with_scratch,
     shared::SharedSlice,
     simd::{LANES, multiversion},
-    winograd_transforms::{
-        Lane, both_axes, filter_adjoint, filter_transform, input_transform, output_adjoint,
-        output_transform,
-    },
 };
+use layout::{ChannelsLast, load, padded};
+use transforms::{
+    Lane, both_axes, filter_adjoint, input_transform, output_adjoint, output_transform, store,
+};
+
+pub(super) use kernels::Kernels;
+pub(super) use layout::{Images, with_channels_last};
+
+mod kernels;
+mod layout;
+mod transforms;
 
 /// Outputs along one side of a tile.
 const TILE: usize = 4;
@@ -30,180 +37,6 @@ const MAX_BLOCK: usize = 48;
 const MIN_BLOCK: usize = 12;
 /// Blocks of tiles that are transformed before the weight gradient's products consume them.
 const GRADIENT_BLOCKS: usize = 8;
-
-/// The images that are convolved, and their tiles.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Images {
-    pub(super) count: usize,
-    pub(super) height: usize,
-    pub(super) width: usize,
-}
-
-impl Images {
-    fn tiles_per_row(&self) -> usize {
-        self.width.div_ceil(TILE)
-    }
-
-    pub(super) fn tiles(&self) -> usize {
-        self.count * self.height.div_ceil(TILE) * self.tiles_per_row()
-    }
-
-    /// Image, and first row and column of the outputs, of a tile.
-    fn tile(&self, index: usize) -> [usize; 3] {
-        let (rows, columns) = (self.height.div_ceil(TILE), self.tiles_per_row());
-        [
-            index / (rows * columns),
-            index / columns % rows * TILE,
-            index % columns * TILE,
-        ]
-    }
-}
-
-fn padded(channels: usize) -> usize {
-    channels.next_multiple_of(LANES)
-}
-
-/// A tensor with its channels innermost, `[N, H, W, C]`, and zeros up to whole lanes.
-#[derive(Clone, Copy)]
-pub(super) struct ChannelsLast<'a> {
-    data: &'a [f32],
-    channels: usize,
-    images: Images,
-}
-
-/// Runs `work` with the transpose of `x`, `[N, C, H, W]`.
-pub(super) fn with_channels_last<T>(
-    x: &[f32],
-    channels: usize,
-    images: Images,
-    work: impl FnOnce(ChannelsLast<'_>) -> T,
-) -> T {
-    const STRIP: usize = 64;
-    let (pixels, width) = (images.height * images.width, padded(channels));
-    with_scratch(images.count * pixels * width, |data| {
-        data.par_chunks_mut(pixels * width)
-            .zip(x.par_chunks(channels * pixels))
-            .for_each(|(out, x)| {
-                out.par_chunks_mut(STRIP * width)
-                    .enumerate()
-                    .for_each(|(strip, out)| {
-                        transpose_strip(&x[strip * STRIP..], pixels, channels, out, width);
-                    });
-            });
-        work(ChannelsLast {
-            data,
-            channels,
-            images,
-        })
-    })
-}
-
-multiversion! {
-    /// `out[p][c] = x[c * stride + p]`.
-    fn transpose_strip(x: &[f32], stride: usize, channels: usize, out: &mut [f32], width: usize) {
-        let _ = FMA;
-        let pixels = out.len() / width;
-        for first in (0..channels).step_by(LANES) {
-            let lanes = LANES.min(channels - first);
-            let mut p = 0;
-            while lanes == LANES && p + 8 <= pixels {
-                let mut block = [[0.0f32; 8]; LANES];
-                for (lane, block) in block.iter_mut().enumerate() {
-                    let start = (first + lane) * stride + p;
-                    block.copy_from_slice(&x[start..start + 8]);
-                }
-                for (i, out) in out[p * width..(p + 8) * width].chunks_exact_mut(width).enumerate() {
-                    for (out, block) in out[first..first + LANES].iter_mut().zip(&block) {
-                        *out = block[i];
-                    }
-                }
-                p += 8;
-            }
-            for p in p..pixels {
-                let out = &mut out[p * width + first..p * width + first + LANES];
-                out[lanes..].fill(0.0);
-                for (lane, out) in out.iter_mut().enumerate().take(lanes) {
-                    *out = x[(first + lane) * stride + p];
-                }
-            }
-        }
-    }
-}
-
-/// The kernels of a convolution from `inputs` to `outputs` channels.
-pub(super) struct Kernels<'a> {
-    weight: &'a [f32],
-    inputs: usize,
-    outputs: usize,
-    /// Whether it takes the gradient of the outputs of `weight` to that of its inputs: transposed and turned around.
-    adjoint: bool,
-}
-
-impl<'a> Kernels<'a> {
-    /// Of `weight`, `[C_out, C_in, 3, 3]`.
-    pub(super) fn new(weight: &'a [f32], inputs: usize, outputs: usize) -> Self {
-        Self {
-            weight,
-            inputs,
-            outputs,
-            adjoint: false,
-        }
-    }
-
-    /// Of the convolution that propagates a gradient back through that of `weight`, `[C_out, C_in, 3, 3]`.
-    pub(super) fn adjoint(weight: &'a [f32], inputs: usize, outputs: usize) -> Self {
-        Self {
-            weight,
-            inputs: outputs,
-            outputs: inputs,
-            adjoint: true,
-        }
-    }
-
-    fn panels(&self) -> usize {
-        self.outputs.div_ceil(LANES)
-    }
-
-    fn panel_len(&self) -> usize {
-        FREQUENCIES * self.inputs * LANES
-    }
-
-    /// Transforms the kernels of [`LANES`] outputs: `[FREQUENCIES, C_in, LANES]`.
-    fn transform_panel(&self, panel: usize, out: &mut [f32]) {
-        let first = panel * LANES;
-        let lanes = LANES.min(self.outputs - first);
-        let (lane_stride, input_stride) = if self.adjoint {
-            (9, 9 * self.outputs)
-        } else {
-            (9 * self.inputs, 9)
-        };
-        transform_kernels(
-            &self.weight[first * lane_stride..],
-            [lane_stride, input_stride],
-            lanes,
-            self.adjoint,
-            out,
-        );
-    }
-}
-
-multiversion! {
-    fn transform_kernels(weight: &[f32], strides: [usize; 2], lanes: usize, turned: bool, out: &mut [f32]) {
-        let _ = FMA;
-        let inputs = out.len() / (FREQUENCIES * LANES);
-        for input in 0..inputs {
-            let mut taps = [[[0.0; LANES]; 3]; 3];
-            for lane in 0..lanes {
-                let start = input * strides[1] + lane * strides[0];
-                let kernel: &[f32; 9] = weight[start..].first_chunk().expect("nine taps");
-                for (tap, value) in taps.as_flattened_mut().iter_mut().enumerate() {
-                    value[lane] = kernel[if turned { 8 - tap } else { tap }];
-                }
-            }
-            store(&both_axes(&taps, filter_transform), &mut out[input * LANES..], inputs * LANES);
-        }
-    }
-}
 
 /// Convolves `x`: `[N, C_out, H, W]`.
 pub(super) fn convolve(
@@ -446,7 +279,6 @@ pub(super) fn weight_gradient(x: ChannelsLast<'_>, grad: ChannelsLast<'_>) -> Ve
 multiversion! {
     /// Transforms the inputs of one tile, every channel.
     fn transform_input(x: ChannelsLast<'_>, tile: usize, out: &mut [f32], stride: usize) {
-        let _ = FMA;
         let width = padded(x.channels);
         let [image, row, column] = x.images.tile(tile);
         for channel in (0..width).step_by(LANES) {
@@ -459,7 +291,6 @@ multiversion! {
 multiversion! {
     /// Takes the gradients of one tile's outputs to the frequencies, every channel.
     fn transform_gradient(grad: ChannelsLast<'_>, tile: usize, out: &mut [f32], stride: usize) {
-        let _ = FMA;
         let width = padded(grad.channels);
         let [image, row, column] = grad.images.tile(tile);
         for channel in (0..width).step_by(LANES) {
@@ -481,7 +312,6 @@ struct Place {
 multiversion! {
     /// Transforms sums to the outputs at a place, and adds the bias.
     fn transform_output(sums: &[f32], stride: usize, bias: Option<&[f32]>, place: Place, y: &SharedSlice<'_>) {
-        let _ = FMA;
         let Place { images, outputs, tile: [image, row, column], panel } = place;
         let first = panel * LANES;
         let lanes = LANES.min(outputs - first);
@@ -518,7 +348,6 @@ multiversion! {
 multiversion! {
     /// Takes the sums of one output and some inputs back to their taps, `[inputs, 3, 3]`.
     fn transform_sums(sums: &[f32], stride: usize, taps: &mut [f32]) {
-        let _ = FMA;
         let mut frequencies = [[[0.0; LANES]; PATCH]; PATCH];
         for (i, lane) in frequencies.as_flattened_mut().iter_mut().enumerate() {
             lane.copy_from_slice(&sums[i * stride..i * stride + LANES]);
@@ -529,42 +358,5 @@ multiversion! {
                 *tap = value[lane];
             }
         }
-    }
-}
-
-/// Loads a square of pixels whose corner is `border` before `position`; pixels outside the image are zero.
-#[inline(always)]
-fn load<const N: usize>(
-    x: ChannelsLast<'_>,
-    image: usize,
-    position: [usize; 2],
-    border: usize,
-    channel: usize,
-) -> [[Lane; N]; N] {
-    let Images { height, width, .. } = x.images;
-    let stride = padded(x.channels);
-    let mut square = [[[0.0; LANES]; N]; N];
-    for (i, line) in square.iter_mut().enumerate() {
-        let row = (position[0] + i).wrapping_sub(border);
-        if row >= height {
-            continue;
-        }
-        let line_start = (image * height + row) * width;
-        for (j, lane) in line.iter_mut().enumerate() {
-            let column = (position[1] + j).wrapping_sub(border);
-            if column < width {
-                let start = (line_start + column) * stride + channel;
-                lane.copy_from_slice(&x.data[start..start + LANES]);
-            }
-        }
-    }
-    square
-}
-
-/// Stores the lanes at `stride` from each other.
-#[inline(always)]
-fn store(lanes: &[[Lane; PATCH]; PATCH], out: &mut [f32], stride: usize) {
-    for (i, lane) in lanes.as_flattened().iter().enumerate() {
-        out[i * stride..i * stride + LANES].copy_from_slice(lane);
     }
 }
