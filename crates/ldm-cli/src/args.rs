@@ -7,18 +7,21 @@ use ldm_pipeline::diffusion::SamplerKind;
 
 use crate::device::DeviceName;
 
+/// Largest side of an image in pixels: beyond it no memory suffices.
+const MAX_SIDE: i64 = 16_384;
+
 /// Latent diffusion in Rust: train a KL autoencoder and a text-to-image diffusion model in its latent space, and sample from it.
 ///
 /// To see all of it at work, run `ldm quickstart`: a quarter of an hour on two CPU cores, nothing to download.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110, arg_required_else_help = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     Quickstart(QuickstartArgs),
     /// Write a data set that comes with ldm as a folder of images with captions.
     #[command(subcommand)]
@@ -38,35 +41,35 @@ pub enum Command {
 /// Exports the pictures to OUT/data, trains an autoencoder and a text-conditional U-Net on them with a preset that fits a laptop's
 /// CPU, and writes the model, sheets of reconstructions and samples, and loss curves to OUT. The same seed gives the same files.
 #[derive(Debug, Args)]
-pub struct QuickstartArgs {
+pub(crate) struct QuickstartArgs {
     /// Folder for everything that is written; must not hold another run
     #[arg(long, value_name = "DIR", default_value = "quickstart")]
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
     /// Key of all random draws
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub(crate) seed: u64,
     /// VGG16 weights for the perceptual loss: a .safetensors file with torchvision's key names. Without it that term is off
     #[arg(long, value_name = "FILE")]
-    pub vgg: Option<PathBuf>,
+    pub(crate) vgg: Option<PathBuf>,
     /// Go on with a quickstart that was interrupted
     #[arg(long)]
-    pub resume: bool,
+    pub(crate) resume: bool,
     /// Shorten both stages to N steps, to see whether everything works; the pictures will not be recognisable
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub steps: Option<u64>,
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) steps: Option<u64>,
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum DataCommand {
+pub(crate) enum DataCommand {
     /// Twemoji: emoji as 72x72 PNG with their names as captions (graphics CC-BY 4.0).
     Twemoji {
         /// Folder to create
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
         /// How many pictures, evenly spread over all
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
         /// People in each skin tone, not in the default alone
         #[arg(long)]
@@ -75,7 +78,7 @@ pub enum DataCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum TrainCommand {
+pub(crate) enum TrainCommand {
     /// Stage 1: the autoencoder.
     Vae(TrainArgs),
     /// Stage 2: the diffusion model in the latent space of the run's autoencoder.
@@ -85,76 +88,84 @@ pub enum TrainCommand {
 }
 
 #[derive(Debug, Args)]
-pub struct TrainArgs {
+pub(crate) struct TrainArgs {
     /// Configuration of the run, a TOML file; configs/ has presets
     #[arg(value_name = "CONFIG")]
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
     /// Folder of images, in place of the configuration's `data.path`
     #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
+    pub(crate) data: Option<PathBuf>,
     /// Folder of the run: checkpoints, logs, sheets and, at the end, the model
     #[arg(long, value_name = "RUN", default_value = "runs/ldm")]
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
     /// Go on from the newest checkpoint in the run's folder
     #[arg(long)]
-    pub resume: bool,
+    pub(crate) resume: bool,
     /// Steps of the stage, or of both, in place of the configuration's
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub steps: Option<u64>,
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) steps: Option<u64>,
     /// Change a setting, for example `--set stage2.training.lr.rate=1e-4`; may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub overrides: Vec<String>,
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    pub(crate) overrides: Vec<String>,
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
+}
+
+/// Passes on what looks like a setting; whether there is one of that name is for the configuration to say.
+fn setting(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((key, _)) if !key.trim().is_empty() => Ok(text.into()),
+        _ => Err("a setting has the form section.key=value, such as stage1.training.steps=1000".into()),
+    }
 }
 
 /// Draw images from a trained model.
 #[derive(Debug, Args)]
-pub struct SampleArgs {
+pub(crate) struct SampleArgs {
     /// What to draw; none for an unconditional model
-    pub prompt: Option<String>,
+    pub(crate) prompt: Option<String>,
     /// Model or run directory
     #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    pub(crate) model: PathBuf,
     /// What to lead away from
     #[arg(long, value_name = "PROMPT", default_value = "")]
-    pub negative: String,
+    pub(crate) negative: String,
     /// Way from noise to image
     #[arg(long, default_value_t = Sampler::Ddim, value_enum)]
-    pub sampler: Sampler,
+    pub(crate) sampler: Sampler,
     /// Denoising steps
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
-    pub steps: u64,
+    #[arg(long, default_value_t = 50, allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) steps: u64,
     /// Randomness of ddim: 0 is none, 1 as much as ddpm
-    #[arg(long, default_value_t = 0.0)]
-    pub eta: f64,
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    pub(crate) eta: f64,
     /// Strength of classifier-free guidance; 1 is none
-    #[arg(long, default_value_t = 3.0)]
-    pub guidance: f64,
+    #[arg(long, default_value_t = 3.0, allow_negative_numbers = true)]
+    pub(crate) guidance: f64,
     /// Key of the noise: the same seed gives the same image
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub(crate) seed: u64,
     /// Number of images
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    pub count: u64,
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) count: u64,
     /// Images that are drawn together
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=4096))]
-    pub batch: u64,
+    #[arg(long, default_value_t = 8, allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub(crate) batch: u64,
     /// Width in pixels [default: as in training]
-    #[arg(long, requires = "height")]
-    pub width: Option<usize>,
+    #[arg(long, requires = "height", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
+    pub(crate) width: Option<u32>,
     /// Height in pixels [default: as in training]
-    #[arg(long, requires = "width")]
-    pub height: Option<usize>,
+    #[arg(long, requires = "width", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
+    pub(crate) height: Option<u32>,
     /// PNG file to write; several images get numbers before the extension
     #[arg(long, value_name = "FILE", default_value = "sample.png")]
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Sampler {
+pub(crate) enum Sampler {
     /// Ancestral sampling, algorithm 2 of Ho et al. 2020; give it many steps
     Ddpm,
     /// Song et al. 2021
@@ -172,31 +183,31 @@ impl From<Sampler> for SamplerKind {
 
 /// Encode images and decode them again, side by side with the originals.
 #[derive(Debug, Args)]
-pub struct ReconstructArgs {
+pub(crate) struct ReconstructArgs {
     /// Images, of any size and common format
     #[arg(required = true, value_name = "IMAGE")]
-    pub images: Vec<PathBuf>,
+    pub(crate) images: Vec<PathBuf>,
     /// Model or run directory, or the folder of an autoencoder
     #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    pub(crate) model: PathBuf,
     /// Folder for the pictures; created if missing
     #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
 }
 
 /// Show what a model directory, a run or a configuration holds: components, parameter counts, shapes, scaling factor.
 #[derive(Debug, Args)]
-pub struct InfoArgs {
+pub(crate) struct InfoArgs {
     /// Model directory, run directory, or configuration file
     #[arg(value_name = "MODEL|CONFIG")]
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 #[derive(Debug, Args)]
-pub struct DeviceArgs {
+pub(crate) struct DeviceArgs {
     /// Where to compute; `ldm devices` lists what this build offers
     #[arg(long, default_value = "flex", value_name = "DEVICE")]
-    pub device: DeviceName,
+    pub(crate) device: DeviceName,
 }

@@ -6,20 +6,20 @@ use burn::tensor::Device;
 
 /// A device as the user names it: a backend and, where there are several devices, a number.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceName {
+pub(crate) struct DeviceName {
     backend: &'static Backend,
     index: usize,
 }
 
 /// A backend that `ldm` knows of, whether or not it was built in.
 #[derive(Debug)]
-pub struct Backend {
+pub(crate) struct Backend {
     /// Its name on the command line, and that of the cargo feature that builds it in, unless `feature` says otherwise.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What it is.
-    pub description: &'static str,
+    pub(crate) description: &'static str,
     /// Name of the cargo feature.
-    pub feature: &'static str,
+    pub(crate) feature: &'static str,
     /// Whether `name:1` means anything.
     indexed: bool,
     /// Opens device number `index`; `None` in a build without the feature.
@@ -54,7 +54,7 @@ fn gpu(index: usize) -> burn::tensor::DeviceKind {
 }
 
 /// All backends, the default first.
-pub static BACKENDS: [Backend; 8] = [
+pub(crate) static BACKENDS: [Backend; 8] = [
     Backend {
         name: "flex",
         description: "CPU, pure Rust, with ldm's own kernels",
@@ -115,14 +115,14 @@ pub static BACKENDS: [Backend; 8] = [
 
 impl Backend {
     /// Whether this build has it.
-    pub fn is_built(&self) -> bool {
+    pub(crate) fn is_built(&self) -> bool {
         self.open.is_some()
     }
 }
 
 impl DeviceName {
     /// The device, without autodiff.
-    pub fn open(&self) -> Device {
+    pub(crate) fn open(&self) -> Device {
         let open = (self.backend.open).expect("a name is only parsed if its backend is built in");
         open(self.index)
     }
@@ -134,7 +134,9 @@ impl FromStr for DeviceName {
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, index) = match text.rsplit_once(':') {
             Some((name, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                let index = digits.parse().map_err(|_| format!("`{digits}` is no device number"))?;
+                let index = digits
+                    .parse()
+                    .map_err(|_| format!("`{digits}` is no device number"))?;
                 (name, Some(index))
             }
             _ => (text, None),
@@ -145,7 +147,12 @@ impl FromStr for DeviceName {
             .collect();
         let backend = (BACKENDS.iter())
             .find(|backend| backend.name == name)
-            .ok_or_else(|| format!("there is no such device; this build has {}", built.join(", ")))?;
+            .ok_or_else(|| {
+                format!(
+                    "there is no such device; this build has {}",
+                    built.join(", ")
+                )
+            })?;
         if !backend.is_built() {
             return Err(format!(
                 "this build has no {name}, only {}: build it with `cargo build --release --features {}`",

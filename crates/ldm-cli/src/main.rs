@@ -4,12 +4,15 @@ mod args;
 mod commands;
 mod device;
 mod memory;
+mod output;
 mod progress;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use ldm_pipeline::Error;
+
+use output::note;
 
 fn main() -> ExitCode {
     memory::keep_freed_memory();
@@ -25,16 +28,16 @@ fn main() -> ExitCode {
 
 /// One `error:` line, its causes, and a `help:` line where there is something to do.
 fn report(error: &Error) {
-    eprintln!("error: {error}");
+    note(format_args!("error: {error}"));
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         for (index, line) in error.to_string().trim_end().lines().enumerate() {
             let prefix = if index == 0 { "  cause: " } else { "         " };
-            eprintln!("{prefix}{line}");
+            note(format_args!("{prefix}{line}"));
         }
         cause = error.source();
     }
     if let Some(help) = error.help() {
-        eprintln!("help: {help}");
+        note(format_args!("help: {help}"));
     }
 }

@@ -12,6 +12,8 @@ use std::{
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ldm_pipeline::train::{Event, StepReport};
 
+use crate::output::note;
+
 /// Time between two lines where the output is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -34,10 +36,10 @@ impl Progress {
         // Only a second program-wide handler could fail here.
         let _ = ctrlc::set_handler(move || {
             if flag.swap(true, Ordering::Relaxed) {
-                eprintln!("\nstopped at once; the last checkpoint is intact");
+                note("\nstopped at once; the last checkpoint is intact");
                 std::process::exit(130);
             }
-            eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
+            note("\nstopping after this step; press Ctrl-C again to stop at once");
         });
         Self {
             stop,
@@ -92,7 +94,8 @@ impl Progress {
             self.title = title.to_owned();
             self.started = Instant::now();
             self.started_at = done;
-            self.bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
+            self.bar =
+                ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
             self.bar.set_style(
                 ProgressStyle::with_template(
                     "{prefix:14} {bar:24} {pos}/{len} [{elapsed} < {eta}] {wide_msg}",
@@ -104,11 +107,13 @@ impl Progress {
         self.bar.set_position(done);
         self.bar.set_message(details.to_owned());
         if self.bar.is_hidden() {
-            let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
+            let due = self
+                .last_line
+                .is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
             if due || done == total {
                 self.last_line = Some(Instant::now());
                 let left = HumanDuration(self.bar.eta());
-                eprintln!("{title} {done}/{total}, {left:#} left  {details}");
+                note(format_args!("{title} {done}/{total}, {left:#} left  {details}"));
             }
         }
         if done == total {
@@ -119,7 +124,7 @@ impl Progress {
     /// Prints a line above the bar.
     pub(crate) fn say(&self, text: &str) {
         if self.bar.is_hidden() {
-            eprintln!("{text}");
+            note(text);
         } else {
             self.bar.println(text);
         }

@@ -104,15 +104,16 @@ impl Default for SchedulerConfig {
 }
 
 impl SchedulerConfig {
-    /// The paper's setting for latents: 1000 steps, linear in `sqrt(beta)`, noise prediction, no clipping, and timesteps from 1.
+    /// The paper's setting for latents: 1000 steps, linear in `sqrt(beta)`, noise prediction, no clipping. Sampling visits the last
+    /// training step whatever the number of steps (`trailing`), where the training has seen next to pure noise too, and ends at clean data.
     pub fn latent(beta_start: f64, beta_end: f64) -> Self {
         Self {
             beta_start,
             beta_end,
             beta_schedule: BetaSchedule::Linear,
             clip_sample: false,
-            steps_offset: 1,
-            set_alpha_to_one: Some(false),
+            timestep_spacing: TimestepSpacing::Trailing,
+            set_alpha_to_one: Some(true),
             ..Self::default()
         }
     }

@@ -29,21 +29,7 @@ impl WriteError {
     /// What to do about it, where there is something to do.
     #[must_use]
     pub fn help(&self) -> Option<String> {
-        use io::ErrorKind::{
-            NotADirectory, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem,
-            StorageFull,
-        };
-        match self.source.kind() {
-            StorageFull | QuotaExceeded => Some(
-                "free some space, or choose another place; a training run goes on with --resume"
-                    .into(),
-            ),
-            NotFound | NotADirectory | PermissionDenied | ReadOnlyFilesystem => Some(
-                "check that the folder exists and may be written to, or choose another place"
-                    .into(),
-            ),
-            _ => None,
-        }
+        write_help(&self.source)
     }
 
     fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
@@ -53,6 +39,25 @@ impl WriteError {
             source,
         }
     }
+}
+
+/// What to do about a write that failed, where there is something to do.
+pub(crate) fn write_help(error: &io::Error) -> Option<String> {
+    use io::ErrorKind::{
+        AlreadyExists, FileTooLarge, IsADirectory, NotADirectory, NotFound, PermissionDenied, QuotaExceeded,
+        ReadOnlyFilesystem, StorageFull,
+    };
+    let help = match error.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge => {
+            "free some space, or raise the limit, or choose another place with --out; a training run goes on with --resume"
+        }
+        NotFound | NotADirectory | PermissionDenied | ReadOnlyFilesystem => {
+            "check that the folder exists and may be written to, or choose another place with --out"
+        }
+        AlreadyExists | IsADirectory => "choose another name with --out",
+        _ => return None,
+    };
+    Some(help.into())
 }
 
 /// Replaces the file at `path` by `bytes`.

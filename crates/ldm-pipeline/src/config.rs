@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ldm_autoencoder::{AutoencoderKlConfig, Stage1LossConfig};
+use ldm_autoencoder::{AutoencoderKlConfig, Lpips, Stage1LossConfig};
 use ldm_diffusion::{BetaSchedule, DiffusionLossConfig, SamplerKind, SchedulerConfig, UNetConfig};
 use ldm_text::LdmBertConfig;
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,7 @@ pub struct TrainingConfig {
     /// The rate at each step: absolute, not scaled by batch size or devices.
     pub lr: LrSchedule,
     /// Adam, with decoupled weight decay if any.
+    #[serde(default)]
     pub optimizer: AdamConfig,
     /// Largest L2 norm of all gradients together; larger ones are scaled down to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -213,10 +214,11 @@ impl RunConfig {
     /// # Errors
     /// As for [`load`](Self::load), except reading.
     pub fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Self, ConfigError> {
-        let mut table: toml::Table = toml::from_str(text).map_err(|source| ConfigError::Syntax {
-            file: name.into(),
-            source: Box::new(source),
-        })?;
+        let mut table: toml::Table =
+            toml::from_str(text).map_err(|source| ConfigError::Syntax {
+                file: name.into(),
+                source: Box::new(source),
+            })?;
         for change in overrides {
             apply_override(&mut table, change)?;
         }
@@ -239,11 +241,13 @@ impl RunConfig {
                 suggestion: config.closest_key(key),
             });
         }
-        config.validate().map_err(|(key, problem)| ConfigError::Value {
-            file: name.into(),
-            key: key.into(),
-            problem,
-        })?;
+        config
+            .validate()
+            .map_err(|(key, problem)| ConfigError::Value {
+                file: name.into(),
+                key: key.into(),
+                problem,
+            })?;
         Ok(config)
     }
 
@@ -255,20 +259,61 @@ impl RunConfig {
     /// Checks what the types can't; the key and the problem of the first mistake.
     fn validate(&self) -> Result<(), (&'static str, String)> {
         let vae = &self.stage1.vae;
+        if i64::try_from(self.seed).is_err() {
+            return Err(("seed", format!("is {}: it must be below 2^63", self.seed)));
+        }
         self.data.validate()?;
         self.stage1.training.validate("stage1.training")?;
         vae.validate().map_err(|e| ("stage1.vae", e.to_string()))?;
         (self.stage1.loss.validate()).map_err(|e| ("stage1.loss", e.to_string()))?;
-        if self.data.resolution % vae.factor() != 0 {
+        if [vae.in_channels, vae.out_channels] != [3, 3] {
             let problem = format!(
-                "is {}, which the autoencoder's factor {} does not divide",
-                self.data.resolution,
-                vae.factor()
+                "maps {} channels to {}, but images have 3: red, green and blue",
+                vae.in_channels, vae.out_channels
             );
-            return Err(("data.resolution", problem));
+            return Err(("stage1.vae", problem));
         }
+        self.validate_resolution()?;
         match &self.stage2 {
             Some(stage2) => stage2.validate(vae),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that every network of stage 1 can work on images of this size.
+    fn validate_resolution(&self) -> Result<(), (&'static str, String)> {
+        let resolution = self.data.resolution;
+        let factor = self.stage1.vae.factor();
+        if resolution % factor != 0 {
+            let problem =
+                format!("is {resolution}, which the autoencoder's factor {factor} does not divide");
+            return Err(("data.resolution", problem));
+        }
+        let loss = &self.stage1.loss;
+        let discriminator = loss.discriminator().map_or(0, |disc| disc.min_image_size());
+        let perceptual = if loss.perceptual_weight > 0.0 {
+            Lpips::MIN_IMAGE_SIZE
+        } else {
+            0
+        };
+        let needs = [
+            (
+                discriminator,
+                format!(
+                    "a discriminator of {} layers (stage1.loss.disc_layers)",
+                    loss.disc_layers
+                ),
+            ),
+            (
+                perceptual,
+                "the perceptual loss (stage1.loss.perceptual_weight)".to_owned(),
+            ),
+        ];
+        match needs.into_iter().find(|(least, _)| resolution < *least) {
+            Some((least, part)) => Err((
+                "data.resolution",
+                format!("is {resolution}, but {part} needs at least {least}"),
+            )),
             None => Ok(()),
         }
     }
@@ -315,7 +360,10 @@ fn apply_override(table: &mut toml::Table, change: &str) -> Result<(), ConfigErr
         .and_then(|mut parsed| parsed.remove("value"))
         .unwrap_or_else(|| toml::Value::String(value.trim().into()));
     let mut path: Vec<&str> = key.trim().split('.').collect();
-    let last = path.pop().filter(|last| !last.is_empty()).ok_or_else(malformed)?;
+    let last = path
+        .pop()
+        .filter(|last| !last.is_empty())
+        .ok_or_else(malformed)?;
     let mut table = table;
     for part in path {
         table = table
@@ -342,10 +390,16 @@ impl TrainingConfig {
             return Err((section, format!("has `{field}` = 0: it must be at least 1")));
         }
         if let Some(norm) = self.max_grad_norm.filter(|norm| !(*norm > 0.0)) {
-            return Err((section, format!("has `max_grad_norm` = {norm}: it must be above 0")));
+            return Err((
+                section,
+                format!("has `max_grad_norm` = {norm}: it must be above 0"),
+            ));
         }
         if let Some(decay) = self.ema_decay.filter(|decay| !(0.0..1.0).contains(decay)) {
-            return Err((section, format!("has `ema_decay` = {decay}: it must lie in [0, 1)")));
+            return Err((
+                section,
+                format!("has `ema_decay` = {decay}: it must lie in [0, 1)"),
+            ));
         }
         let lr = &self.lr;
         if !(lr.rate > 0.0 && lr.rate.is_finite() && (0.0..=lr.rate).contains(&lr.floor)) {
@@ -377,23 +431,35 @@ impl Stage2Config {
             );
             return Err(("stage2.unet", problem));
         }
-        let schedule = (self.noise.scheduler(&self.loss).noise_schedule())
+        if self.unet.num_class_embeds.is_some() {
+            return Err((
+                "stage2.unet",
+                "has `num_class_embeds`, but the data have no classes".into(),
+            ));
+        }
+        let scheduler = self.noise.scheduler(&self.loss);
+        let schedule = scheduler
+            .noise_schedule()
             .map_err(|e| ("stage2.noise", e.to_string()))?;
         (self.loss.init(schedule)).map_err(|e| ("stage2.loss", e.to_string()))?;
-        if !(1..=self.noise.steps).contains(&self.preview.steps) {
-            let problem = format!("has `steps` = {}: it must lie in 1..={}", self.preview.steps, self.noise.steps);
+        let preview = &self.preview;
+        (preview
+            .sampler
+            .build(&scheduler, preview.steps, preview.eta))
+        .map_err(|e| ("stage2.preview", e.to_string()))?;
+        if !preview.guidance.is_finite() {
+            let problem = format!(
+                "has `guidance` = {}: it must be a finite number",
+                preview.guidance
+            );
             return Err(("stage2.preview", problem));
+        }
+        if let Some(text) = &self.text {
+            text.validate()?;
         }
         match (&self.text, self.unet.cross_attention_dim) {
             (None, None) => Ok(()),
-            (Some(text), Some(width)) if text.bert.d_model == width => {
-                if (0.0..=1.0).contains(&text.dropout) {
-                    Ok(())
-                } else {
-                    let problem = format!("has `dropout` = {}: it is a share, in [0, 1]", text.dropout);
-                    Err(("stage2.text", problem))
-                }
-            }
+            (Some(text), Some(width)) if text.bert.d_model == width => Ok(()),
             (Some(text), Some(width)) => Err((
                 "stage2.text",
                 format!(
@@ -412,6 +478,40 @@ impl Stage2Config {
         }
     }
 }
+
+impl TextConfig {
+    fn validate(&self) -> Result<(), (&'static str, String)> {
+        if !(0.0..=1.0).contains(&self.dropout) {
+            let problem = format!("has `dropout` = {}: it is a share, in [0, 1]", self.dropout);
+            return Err(("stage2.text", problem));
+        }
+        let bert = &self.bert;
+        let least = [
+            ("vocab_size", bert.vocab_size, BERT_TOKENS),
+            (
+                "max_position_embeddings",
+                bert.max_position_embeddings,
+                FRAME_TOKENS,
+            ),
+            ("encoder_attention_heads", bert.encoder_attention_heads, 1),
+            ("head_dim", bert.head_dim, 1),
+            ("encoder_ffn_dim", bert.encoder_ffn_dim, 1),
+            ("d_model", bert.d_model, 1),
+        ];
+        match least.into_iter().find(|(_, value, least)| value < least) {
+            Some((field, value, least)) => Err((
+                "stage2.text.bert",
+                format!("has `{field}` = {value}: it must be at least {least}"),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Size of the vocabulary that captions are read with.
+const BERT_TOKENS: usize = 30_522;
+/// The tokens at the beginning and the end of every caption.
+const FRAME_TOKENS: usize = 2;
 
 fn one() -> usize {
     1

@@ -160,12 +160,8 @@ impl Error {
             Self::Data(error) => Some(error.help().into()),
             Self::Weights(error) => error.help(),
             Self::Checkpoint(error) => error.help(),
-            Self::Write(error) => Some(match error.source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    "free some space, or choose another place with --out; a training run goes on with --resume".into()
-                }
-                _ => "check that the folder exists and may be written to, or choose another place with --out".into(),
-            }),
+            Self::Write(error) => error.help(),
+            Self::Metrics(error) => error.help(),
             Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("check the path".into())
             }
@@ -215,7 +211,9 @@ impl ConfigError {
                 Some("remove it; docs/configuration.md lists all keys".into())
             }
             Self::Override { .. } => Some("for example: --set stage1.training.steps=1000".into()),
-            Self::Value { .. } => Some("docs/configuration.md lists all keys and their ranges".into()),
+            Self::Value { .. } => {
+                Some("docs/configuration.md lists all keys and their ranges".into())
+            }
             Self::Read { .. } | Self::Syntax { .. } => None,
         }
     }

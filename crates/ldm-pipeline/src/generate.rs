@@ -74,12 +74,10 @@ impl LatentDiffusion {
         request: &Request,
         mut on_step: impl FnMut(GenerateProgress) -> ControlFlow<()>,
     ) -> Result<Vec<RgbImage>, Error> {
-        let latent_size = self.check(request)?;
+        self.check(request)?;
+        let latent_size = self.pixel_size(request)?.map(|side| side / self.vae_config.factor());
         let batches: Vec<&[String]> = request.prompts.chunks(request.batch.max(1)).collect();
-        let mut progress = GenerateProgress {
-            done: 0,
-            total: 0,
-        };
+        let mut progress = GenerateProgress { done: 0, total: 0 };
         let mut images = Vec::with_capacity(request.prompts.len());
         for (index, prompts) in batches.iter().enumerate() {
             let first = index * request.batch.max(1);
@@ -112,9 +110,21 @@ impl LatentDiffusion {
         mut on_step: impl FnMut(usize) -> ControlFlow<()>,
     ) -> Result<ControlFlow<(), Tensor<4>>, Error> {
         let device = self.device();
-        let shape = [prompts.len(), self.vae_config.latent_channels, height, width];
+        let shape = [
+            prompts.len(),
+            self.vae_config.latent_channels,
+            height,
+            width,
+        ];
         let noise = |stream, step: usize| {
-            noise_batch(request.seed, stream, step as u64, first as u64, shape, &device)
+            noise_batch(
+                request.seed,
+                stream,
+                step as u64,
+                first as u64,
+                shape,
+                &device,
+            )
         };
         let guidance = self.guidance(prompts, &request.negative, request.guidance);
         let mut sampler = request
@@ -152,22 +162,23 @@ impl LatentDiffusion {
         Some(Guidance::new(negative, encode(prompts), scale))
     }
 
-    /// The latent's height and width, if the request fits the model.
-    fn check(&self, request: &Request) -> Result<[usize; 2], Error> {
+    /// Finds out whether a request fits the model, before anything is drawn.
+    ///
+    /// # Errors
+    /// Those of [`generate`](Self::generate).
+    pub fn check(&self, request: &Request) -> Result<(), Error> {
         let refuse = |problem: String| Err(Error::Request(problem));
         if self.text.is_none() && request.prompts.iter().any(|prompt| !prompt.is_empty()) {
             return refuse("this model is unconditional: it takes no prompt".into());
         }
-        if !request.guidance.is_finite() {
-            return refuse(format!("a guidance of {} is no number", request.guidance));
+        if self.text.is_none() && !request.negative.is_empty() {
+            return refuse("this model is unconditional: it takes no negative prompt".into());
         }
-        let size = match (request.size, self.native_size()) {
-            (Some(size), _) => size,
-            (None, Some(side)) => [side, side],
-            (None, None) => {
-                return refuse("the model doesn't say its size: give --width and --height".into());
-            }
-        };
+        if !request.guidance.is_finite() {
+            return refuse(format!("the guidance is {}: it must be a finite number", request.guidance));
+        }
+        request.sampler.build(&self.scheduler, request.steps, request.eta)?;
+        let size = self.pixel_size(request)?;
         let factor = self.vae_config.factor();
         if size.iter().any(|&side| side == 0 || side % factor != 0) {
             return refuse(format!(
@@ -175,7 +186,14 @@ impl LatentDiffusion {
                 size[1], size[0]
             ));
         }
-        Ok(size.map(|side| side / factor))
+        Ok(())
+    }
+
+    /// Height and width of the images.
+    fn pixel_size(&self, request: &Request) -> Result<[usize; 2], Error> {
+        (request.size)
+            .or(self.native_size().map(|side| [side, side]))
+            .ok_or_else(|| Error::Request("the model doesn't say its size: give --width and --height".into()))
     }
 
     /// Where the model's parameters are.

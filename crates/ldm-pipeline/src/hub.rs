@@ -32,10 +32,13 @@ pub fn weights_file(spec: &str, default_file: &str) -> Result<PathBuf, Error> {
         source,
     };
     if std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| value == "1") {
-        return Err(failed("HF_HUB_OFFLINE is set and the file is not in the cache".into()));
+        return Err(failed(
+            "HF_HUB_OFFLINE is set and the file is not in the cache".into(),
+        ));
     }
     let api = ApiBuilder::from_env().with_progress(false).build();
-    api.and_then(|api| api.repo(repo).get(default_file)).map_err(|error| failed(Box::new(error)))
+    api.and_then(|api| api.repo(repo).get(default_file))
+        .map_err(|error| failed(Box::new(error)))
 }
 
 /// `owner/name` or `owner/name@revision`.
@@ -45,7 +48,9 @@ fn parse_id(spec: &str) -> Option<Repo> {
     let valid = |part: &&str| {
         !part.is_empty()
             && !part.starts_with('.')
-            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
     };
     let is_id = parts.len() == 2 && parts.iter().all(valid) && !spec.ends_with(".safetensors");
     is_id.then(|| Repo::with_revision(id.into(), RepoType::Model, revision.into()))
@@ -58,11 +63,24 @@ mod tests {
     #[test]
     fn ids_and_paths_are_told_apart() {
         let repo = parse_id("timm/vgg16.tv_in1k@refs").unwrap();
-        assert_eq!((repo.url(), repo.revision()), ("timm/vgg16.tv_in1k".into(), "refs"));
-        for path in ["vgg.safetensors", "weights/vgg.safetensors", "./a", "../a/b", "a//b", "/a/b"] {
+        assert_eq!(
+            (repo.url(), repo.revision()),
+            ("timm/vgg16.tv_in1k".into(), "refs")
+        );
+        for path in [
+            "vgg.safetensors",
+            "weights/vgg.safetensors",
+            "./a",
+            "../a/b",
+            "a//b",
+            "/a/b",
+        ] {
             assert!(parse_id(path).is_none(), "{path}");
         }
         let error = weights_file("no/such/file.safetensors", "model.safetensors").unwrap_err();
-        assert!(error.to_string().contains("no/such/file.safetensors"), "{error}");
+        assert!(
+            error.to_string().contains("no/such/file.safetensors"),
+            "{error}"
+        );
     }
 }

@@ -21,7 +21,9 @@ use crate::{
 /// # Errors
 /// If it is none of them, or damaged.
 pub fn describe(path: &Path) -> Result<String, Error> {
-    let is_toml = path.extension().is_some_and(|extension| extension == "toml");
+    let is_toml = path
+        .extension()
+        .is_some_and(|extension| extension == "toml");
     let run_config = path.join("config.toml");
     let mut text = String::new();
     if is_toml {
@@ -52,7 +54,12 @@ fn describe_run(text: &mut String, config: &RunConfig) {
     describe_vae(text, &config.stage1.vae, config.data.resolution);
     if let Some(discriminator) = config.stage1.loss.discriminator() {
         let count = discriminator.init(&Device::default()).num_trained_params();
-        line(text, "discriminator", count, &format!("PatchGAN, {} layers", discriminator.layers));
+        line(
+            text,
+            "discriminator",
+            count,
+            &format!("PatchGAN, {} layers", discriminator.layers),
+        );
     }
     let Some(stage2) = &config.stage2 else {
         return;
@@ -72,8 +79,16 @@ fn describe_run(text: &mut String, config: &RunConfig) {
 
 fn describe_model(text: &mut String, model: &ModelConfigs) {
     let facts = &model.facts;
-    describe_vae(text, &model.vae, facts.resolution.unwrap_or(model.vae.sample_size));
-    let _ = writeln!(text, "  scaling factor   {}", model.vae.scaling_factor);
+    describe_vae(
+        text,
+        &model.vae,
+        facts.resolution.unwrap_or(model.vae.sample_size),
+    );
+    let _ = writeln!(
+        text,
+        "  {:16} {:>13.4}",
+        "scaling factor", model.vae.scaling_factor
+    );
     describe_unet(text, &model.unet);
     if let Some(bert) = &model.bert {
         describe_bert(text, bert);
@@ -98,7 +113,12 @@ fn describe_vae(text: &mut String, config: &AutoencoderKlConfig, resolution: usi
         config.latent_channels,
         config.block_out_channels
     );
-    line(text, "autoencoder", count(&config.init(&Device::default())), &what);
+    line(
+        text,
+        "autoencoder",
+        count(&config.init(&Device::default())),
+        &what,
+    );
 }
 
 fn describe_unet(text: &mut String, config: &UNetConfig) {
@@ -107,7 +127,12 @@ fn describe_unet(text: &mut String, config: &UNetConfig) {
         None => "unconditional".into(),
     };
     let what = format!("channels {:?}, {context}", config.block_out_channels);
-    line(text, "U-Net", count(&config.init(&Device::default())), &what);
+    line(
+        text,
+        "U-Net",
+        count(&config.init(&Device::default())),
+        &what,
+    );
 }
 
 fn describe_bert(text: &mut String, config: &LdmBertConfig) {
@@ -115,13 +140,18 @@ fn describe_bert(text: &mut String, config: &LdmBertConfig) {
         "{} layers, width {}, {} tokens",
         config.encoder_layers, config.d_model, config.max_position_embeddings
     );
-    line(text, "text encoder", count(&config.init(&Device::default())), &what);
+    line(
+        text,
+        "text encoder",
+        count(&config.init(&Device::default())),
+        &what,
+    );
 }
 
 fn describe_schedule(text: &mut String, config: &SchedulerConfig) {
     let _ = writeln!(
         text,
-        "  noise schedule   {:?}, beta {} to {}, {} steps, predicts {:?}",
+        "  noise schedule        {:?}, beta {} to {}, {} steps, predicts {:?}",
         config.beta_schedule,
         config.beta_start,
         config.beta_end,
@@ -131,7 +161,11 @@ fn describe_schedule(text: &mut String, config: &SchedulerConfig) {
 }
 
 fn line(text: &mut String, name: &str, parameters: usize, what: &str) {
-    let _ = writeln!(text, "  {name:16} {:>13} parameters   {what}", grouped(parameters));
+    let _ = writeln!(
+        text,
+        "  {name:16} {:>13} parameters   {what}",
+        grouped(parameters)
+    );
 }
 
 /// Digits in groups of three.
@@ -167,7 +201,10 @@ mod tests {
     #[test]
     fn the_papers_models_are_counted_without_drawing_them() {
         let device = Device::default();
-        assert_eq!(count(&AutoencoderKlConfig::kl_f4().init(&device)), 55_312_063);
+        assert_eq!(
+            count(&AutoencoderKlConfig::kl_f4().init(&device)),
+            55_312_063
+        );
         assert_eq!(count(&UNetConfig::celebahq().init(&device)), 274_056_163);
         assert_eq!(grouped(872_300_484), "872,300,484");
         assert_eq!([grouped(7), grouped(1000)], ["7", "1,000"]);

@@ -33,7 +33,9 @@ impl Moments {
     }
 
     fn std(self) -> f64 {
-        (self.squares / self.count - self.mean().powi(2)).max(0.0).sqrt()
+        (self.squares / self.count - self.mean().powi(2))
+            .max(0.0)
+            .sqrt()
     }
 }
 
@@ -68,7 +70,10 @@ impl LatentStats {
     }
 
     fn total(&self) -> Moments {
-        self.channels.iter().copied().fold(Moments::default(), Moments::merged)
+        self.channels
+            .iter()
+            .copied()
+            .fold(Moments::default(), Moments::merged)
     }
 }
 
@@ -101,11 +106,17 @@ mod tests {
         let device = Device::flex();
         let mut stats = LatentStats::new(2);
         stats.add(Tensor::from_floats([[[[1.0, 3.0]], [[0.0, 0.0]]]], &device));
-        stats.add(Tensor::from_floats([[[[5.0, 7.0]], [[0.0, -8.0]]]], &device));
+        stats.add(Tensor::from_floats(
+            [[[[5.0, 7.0]], [[0.0, -8.0]]]],
+            &device,
+        ));
         // 1 3 5 7 | 0 0 0 -8: mean 1, mean square (84 + 64) / 8 = 18.5
         assert!((stats.std() - 17.5f64.sqrt()).abs() < 1e-12);
         let text = stats.to_string();
-        assert!(text.contains("mean 1.000") && text.contains("max 8.00"), "{text}");
+        assert!(
+            text.contains("mean 1.000") && text.contains("max 8.00"),
+            "{text}"
+        );
         assert!(text.ends_with("std by channel 2.236 3.464"), "{text}");
     }
 }

@@ -64,7 +64,7 @@ pub struct TextEncoder {
     pub config: LdmBertConfig,
 }
 
-/// `ldm.json`: what `ldm` knows of a model beyond diffusers' files. Nothing in it changes what is computed.
+/// `ldm.json`: what `ldm` knows of a model beyond diffusers' files. It decides nothing but the default size of samples.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ModelFacts {
@@ -78,6 +78,21 @@ pub struct ModelFacts {
     pub ema_decay: Option<f64>,
     /// Seed of the run.
     pub seed: u64,
+}
+
+impl ModelFacts {
+    /// The facts of the model in `dir`, none where another program wrote it.
+    pub(crate) fn read(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join(FACTS);
+        match path.is_file() {
+            true => read_json(&path),
+            false => Ok(Self::default()),
+        }
+    }
+
+    pub(crate) fn write(&self, dir: &Path) -> Result<(), Error> {
+        write_json(&dir.join(FACTS), self)
+    }
 }
 
 /// The configurations of a model directory, which say everything but the weights.
@@ -104,8 +119,7 @@ impl ModelConfigs {
         let unet_path = dir.join(UNET).join(CONFIG);
         let scheduler_path = dir.join(SCHEDULER);
         let bert_path = dir.join(BERT).join(CONFIG);
-        let facts_path = dir.join(FACTS);
-        Ok(Self {
+        let configs = Self {
             vae: read_vae_config(&vae_dir(dir)?)?,
             unet: UNetConfig::from_json(&read(&unet_path)?)
                 .map_err(|error| malformed(&unet_path, error))?,
@@ -115,11 +129,32 @@ impl ModelConfigs {
             },
             scheduler: SchedulerConfig::from_json(&read(&scheduler_path)?)
                 .map_err(|error| malformed(&scheduler_path, error))?,
-            facts: match facts_path.is_file() {
-                true => read_json(&facts_path)?,
-                false => ModelFacts::default(),
-            },
-        })
+            facts: ModelFacts::read(dir)?,
+        };
+        configs.check_fit().map_err(|problem| malformed(&unet_path, problem))?;
+        Ok(configs)
+    }
+
+    /// Whether the parts fit together; if not, what about the U-Net is wrong.
+    fn check_fit(&self) -> Result<(), String> {
+        let (unet, latent) = (&self.unet, self.vae.latent_channels);
+        if [unet.in_channels, unet.out_channels] != [latent; 2] {
+            return Err(format!(
+                "it maps {} channels to {}, but the autoencoder's latents have {latent}",
+                unet.in_channels, unet.out_channels
+            ));
+        }
+        if unet.num_class_embeds.is_some() {
+            return Err("class-conditional models are not supported".into());
+        }
+        match (unet.cross_attention_dim, &self.bert) {
+            (Some(_), None) => Err(format!("it attends to a text, but there is no {BERT}/{CONFIG}")),
+            (Some(width), Some(bert)) if bert.d_model != width => Err(format!(
+                "its `cross_attention_dim` is {width}, but the text encoder's `d_model` is {}",
+                bert.d_model
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -174,7 +209,10 @@ impl LatentDiffusion {
             write_json(&dir.join(BERT).join(CONFIG), &text.config)?;
             let path = dir.join(BERT).join(TRANSFORMERS_WEIGHTS);
             save_weights(bert, &path, &[], half)?;
-            write(&dir.join(TOKENIZER).join("vocab.txt"), text.tokenizer.vocab())?;
+            write(
+                &dir.join(TOKENIZER).join("vocab.txt"),
+                text.tokenizer.vocab(),
+            )?;
             write_json(
                 &dir.join(TOKENIZER).join("tokenizer_config.json"),
                 &json!({
@@ -186,7 +224,7 @@ impl LatentDiffusion {
         }
         write_json(&dir.join(SCHEDULER), &self.scheduler)?;
         write_json(&dir.join(INDEX), &self.index())?;
-        write_json(&dir.join(FACTS), &self.facts)?;
+        self.facts.write(dir)?;
         partial.commit()?;
         Ok(())
     }
@@ -209,12 +247,14 @@ impl LatentDiffusion {
 
     /// Height and width in pixels that the model was trained at.
     pub fn native_size(&self) -> Option<usize> {
-        self.facts.resolution.or(match self.unet_config.sample_size {
-            Some(ldm_diffusion::unet::SampleSize::Square(side)) => {
-                Some(side * self.vae_config.factor())
-            }
-            _ => None,
-        })
+        self.facts
+            .resolution
+            .or(match self.unet_config.sample_size {
+                Some(ldm_diffusion::unet::SampleSize::Square(side)) => {
+                    Some(side * self.vae_config.factor())
+                }
+                _ => None,
+            })
     }
 }
 
@@ -251,10 +291,17 @@ pub(crate) fn vae_key(path: &Path) -> Result<String, Error> {
 ///
 /// # Errors
 /// If there is none, or its weights don't fit its configuration.
-pub fn load_vae(path: &Path, device: &Device) -> Result<(AutoencoderKl, AutoencoderKlConfig), Error> {
+pub fn load_vae(
+    path: &Path,
+    device: &Device,
+) -> Result<(AutoencoderKl, AutoencoderKlConfig), Error> {
     let dir = vae_dir(path)?;
     let config = read_vae_config(&dir)?;
-    let vae = load_weights(config.init(device), &dir.join(DIFFUSERS_WEIGHTS), ldm_autoencoder::weights::KEY_MAP)?;
+    let vae = load_weights(
+        config.init(device),
+        &dir.join(DIFFUSERS_WEIGHTS),
+        ldm_autoencoder::weights::KEY_MAP,
+    )?;
     Ok((vae, config))
 }
 
@@ -284,8 +331,15 @@ fn load_text(
     let path = dir.join(BERT).join(TRANSFORMERS_WEIGHTS);
     let bert = load_weights(config.init(device), &path, &[])?;
     let vocab = dir.join(TOKENIZER).join("vocab.txt");
-    let tokenizer =
-        Tokenizer::from_vocab_file(&vocab).map_err(|error| malformed(&vocab, error))?;
+    let tokenizer = Tokenizer::from_vocab_file(&vocab).map_err(|error| malformed(&vocab, error))?;
+    if tokenizer.vocab_size() > config.vocab_size {
+        let problem = format!(
+            "it has {} tokens, but the text encoder knows {}",
+            tokenizer.vocab_size(),
+            config.vocab_size
+        );
+        return Err(malformed(&vocab, problem));
+    }
     Ok((bert, TextEncoder { tokenizer, config }))
 }
 
@@ -312,7 +366,12 @@ fn load_weights<M: Module>(module: M, path: &Path, key_map: KeyMap) -> Result<M,
     Ok(weights::load(module, path, &options)?.0)
 }
 
-fn save_weights<M: Module>(module: &M, path: &Path, key_map: KeyMap, half: bool) -> Result<(), Error> {
+fn save_weights<M: Module>(
+    module: &M,
+    path: &Path,
+    key_map: KeyMap,
+    half: bool,
+) -> Result<(), Error> {
     let options = SaveOptions {
         key_map,
         half,

@@ -22,7 +22,12 @@ impl NearestCaption {
         let side = [height, width];
         let pictures = (0..set.len())
             .filter_map(|index| set.get(index, 0).ok())
-            .map(|sample| (blur(&sample.image, side, sigma), sample.caption.unwrap_or_default()))
+            .map(|sample| {
+                (
+                    blur(&sample.image, side, sigma),
+                    sample.caption.unwrap_or_default(),
+                )
+            })
             .collect();
         Self {
             pictures,
@@ -47,7 +52,11 @@ impl NearestCaption {
         }
         let blurred = blur(&planes, self.side, self.sigma);
         let distance = |picture: &[f32]| -> f32 {
-            picture.iter().zip(&blurred).map(|(a, b)| (a - b) * (a - b)).sum()
+            picture
+                .iter()
+                .zip(&blurred)
+                .map(|(a, b)| (a - b) * (a - b))
+                .sum()
         };
         let nearest = (self.pictures.iter())
             .min_by(|(a, _), (b, _)| distance(a).total_cmp(&distance(b)))
@@ -59,8 +68,9 @@ impl NearestCaption {
 /// A Gaussian blur of planes `[C, H, W]`, with the edges continued outwards.
 fn blur(planes: &[f32], [height, width]: [usize; 2], sigma: f32) -> Vec<f32> {
     let radius = (3.0 * sigma).ceil() as isize;
-    let weights: Vec<f32> =
-        (-radius..=radius).map(|i| (-(i * i) as f32 / (2.0 * sigma * sigma)).exp()).collect();
+    let weights: Vec<f32> = (-radius..=radius)
+        .map(|i| (-(i * i) as f32 / (2.0 * sigma * sigma)).exp())
+        .collect();
     let total: f32 = weights.iter().sum();
     let along = |planes: &[f32], horizontal: bool| -> Vec<f32> {
         let mut blurred = Vec::with_capacity(planes.len());
@@ -98,7 +108,11 @@ mod tests {
         assert!((first.iter().sum::<f32>() - 1.0).abs() < 1e-4);
         assert!(second.iter().all(|&value| value == 0.0));
         let peak = 1.0 / (2.0 * std::f32::consts::PI * 4.0);
-        assert!((first[7 * 17 + 8] - peak).abs() < 0.02 * peak, "{}", first[7 * 17 + 8]);
+        assert!(
+            (first[7 * 17 + 8] - peak).abs() < 0.02 * peak,
+            "{}",
+            first[7 * 17 + 8]
+        );
         assert_eq!(blur(&[0.5; 3 * 4 * 4], [4, 4], 2.0).len(), 48);
     }
 
@@ -115,7 +129,10 @@ mod tests {
                 .flat_map(|c| image.pixels().map(move |p| f32::from(p.0[c]) / 127.5 - 1.0))
                 .collect()
         };
-        let pictures = [("red", square(4, [255, 0, 0])), ("blue", square(4, [0, 0, 255]))];
+        let pictures = [
+            ("red", square(4, [255, 0, 0])),
+            ("blue", square(4, [0, 0, 255])),
+        ];
         let nearest = NearestCaption {
             pictures: pictures
                 .iter()

@@ -84,7 +84,12 @@ pub fn quickstart(
 ) -> Result<Option<Report>, Error> {
     let data = options.out.join("data");
     let config = configure(options, &data, observer)?;
-    let run = RunDir::open(&options.out, &config, &[Stage::Vae, Stage::Diffusion], options.resume)?;
+    let run = RunDir::open(
+        &options.out,
+        &config,
+        &[Stage::Vae, Stage::Diffusion],
+        options.resume,
+    )?;
     if !data.exists() {
         let pictures = twemoji::select(&selection());
         twemoji::export(&data, &pictures)?;
@@ -216,7 +221,8 @@ fn reconstruct(
     out: &Path,
     device: &Device,
 ) -> Result<(PathBuf, f64), Error> {
-    let psnr = crate::reconstruct::held_out_psnr(&model.vae, validation_set, device).unwrap_or(f64::NAN);
+    let psnr =
+        crate::reconstruct::held_out_psnr(&model.vae, validation_set, device).unwrap_or(f64::NAN);
     let title = format!("held-out pictures | reconstructions, PSNR {psnr:.2} dB");
     let mut sheet = Sheet::new(title, 4);
     let count = validation_set.len().min(RECONSTRUCTIONS);
@@ -233,12 +239,42 @@ fn reconstruct(
 /// Curves of everything that both stages logged.
 fn draw_curves(run: &RunDir) -> Result<PathBuf, Error> {
     let panels = [
-        (Stage::Vae, "autoencoder: reconstruction", "mean absolute error", &["rec"][..]),
-        (Stage::Vae, "autoencoder: KL divergence", "nats per image", &["kl"]),
-        (Stage::Vae, "autoencoder: discriminator", "mean logit", &["logits_real", "logits_fake"]),
-        (Stage::Vae, "autoencoder: perceptual distance", "LPIPS over VGG16", &["perceptual"]),
-        (Stage::Diffusion, "diffusion: L_simple", "mean squared error", &["loss"]),
-        (Stage::Diffusion, "diffusion: gradient norm", "L2 norm", &["grad_norm"]),
+        (
+            Stage::Vae,
+            "autoencoder: reconstruction",
+            "mean absolute error",
+            &["rec"][..],
+        ),
+        (
+            Stage::Vae,
+            "autoencoder: KL divergence",
+            "nats per image",
+            &["kl"],
+        ),
+        (
+            Stage::Vae,
+            "autoencoder: discriminator",
+            "mean logit",
+            &["logits_real", "logits_fake"],
+        ),
+        (
+            Stage::Vae,
+            "autoencoder: perceptual distance",
+            "LPIPS over VGG16",
+            &["perceptual"],
+        ),
+        (
+            Stage::Diffusion,
+            "diffusion: L_simple",
+            "mean squared error",
+            &["loss"],
+        ),
+        (
+            Stage::Diffusion,
+            "diffusion: gradient norm",
+            "L2 norm",
+            &["grad_norm"],
+        ),
     ];
     let mut drawn = Vec::new();
     for (stage, title, y_label, names) in panels {

@@ -24,7 +24,9 @@ pub fn pairs(
     images: Tensor<4>,
 ) -> impl Iterator<Item = (RgbImage, RgbImage)> + use<> {
     let decoded = vae.decode(vae.encode(images.clone()).mode());
-    images_from_tensor(images).into_iter().zip(images_from_tensor(decoded))
+    images_from_tensor(images)
+        .into_iter()
+        .zip(images_from_tensor(decoded))
 }
 
 /// Mean PSNR, in dB over 8-bit channels, of the reconstructions of up to 256 images; `None` if there are none.

@@ -15,7 +15,7 @@ use rand_chacha::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u64)]
 pub enum Stream {
-    /// Initial weights.
+    /// The seed of the backend's generator, which draws a part's initial weights; the step is the part's number.
     Init = 1,
     /// The order of the samples in an epoch.
     Order = 2,

@@ -16,17 +16,24 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Opens the directory for a run of `config`, creating it if missing, and records the configuration in it.
+    /// Opens the directory for a run of `config`. It need not exist, and nothing is written before a stage starts.
     ///
-    /// Without `resume` it must not hold a run of `stages` yet. With it, the configuration may differ from that of the
-    /// interrupted run, but for the architectures.
+    /// Without `resume` it must not hold a checkpoint of `stages` yet. With it, the configuration may differ from that of
+    /// the interrupted run, but for the architectures.
     ///
     /// # Errors
-    /// If there is a run and `resume` is off, the architecture differs, or the directory can't be written to.
-    pub fn open(path: &Path, config: &RunConfig, stages: &[Stage], resume: bool) -> Result<Self, Error> {
+    /// If there is a run and `resume` is off, the architecture differs, or the directory can't be read.
+    pub fn open(
+        path: &Path,
+        config: &RunConfig,
+        stages: &[Stage],
+        resume: bool,
+    ) -> Result<Self, Error> {
         let run = Self { path: path.into() };
-        let config_path = path.join("config.toml");
-        let started = stages.iter().any(|&stage| run.checkpoints(stage).exists());
+        let config_path = run.config();
+        let started = stages
+            .iter()
+            .any(|&stage| !is_empty(&run.checkpoints(stage)));
         if started && !resume {
             return Err(Error::RunExists(path.into()));
         }
@@ -39,20 +46,35 @@ impl RunDir {
                 });
             }
         }
-        atomic::create_dir(path)?;
-        atomic::clean_up(path)?;
-        for &stage in stages {
-            atomic::create_dir(&run.stage(stage))?;
-            atomic::clean_up(&run.stage(stage))?;
-            atomic::create_dir(&run.samples(stage))?;
+        if path.is_dir() {
+            // A killed process may have left the model of stage 1 aside, where stage 2 would miss it.
+            atomic::clean_up(path)?;
         }
-        atomic::write_file(&config_path, config.to_toml().as_bytes())?;
         Ok(run)
+    }
+
+    /// Creates what a stage writes into, and records the configuration. Called when nothing else can be wrong.
+    ///
+    /// # Errors
+    /// If the directory can't be written to.
+    pub(crate) fn start(&self, stage: Stage, config: &RunConfig) -> Result<(), Error> {
+        atomic::create_dir(&self.stage(stage))?;
+        atomic::clean_up(&self.stage(stage))?;
+        atomic::create_dir(&self.samples(stage))?;
+        Ok(atomic::write_file(
+            &self.config(),
+            config.to_toml().as_bytes(),
+        )?)
     }
 
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The configuration with all defaults written out.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.toml")
     }
 
     /// Folder of a stage.
@@ -79,6 +101,13 @@ impl RunDir {
     pub fn model(&self) -> PathBuf {
         self.path.join("model")
     }
+}
+
+/// Whether a folder has nothing in it, or isn't there.
+fn is_empty(folder: &Path) -> bool {
+    folder
+        .read_dir()
+        .map_or(true, |mut entries| entries.next().is_none())
 }
 
 /// The first section, of those that `stages` train, in which the two describe different networks or draws.

@@ -3,7 +3,7 @@ use ldm_pipeline::{
     data::twemoji::{self, Selection},
 };
 
-use crate::args::DataCommand;
+use crate::{args::DataCommand, output::print};
 
 pub(crate) fn run(command: DataCommand) -> Result<(), Error> {
     let DataCommand::Twemoji {
@@ -17,11 +17,11 @@ pub(crate) fn run(command: DataCommand) -> Result<(), Error> {
         ..Selection::default()
     });
     twemoji::export(&out, &pictures)?;
-    println!(
+    print(format_args!(
         "wrote {} pictures and their captions to {}",
         pictures.len(),
         out.display()
-    );
-    println!("Twemoji graphics are licensed under CC-BY 4.0: see ATTRIBUTION.md there");
+    ))?;
+    print("Twemoji graphics are licensed under CC-BY 4.0: see ATTRIBUTION.md there")?;
     Ok(())
 }

@@ -1,8 +1,7 @@
 use ldm_pipeline::{Error, info};
 
-use crate::args::InfoArgs;
+use crate::{args::InfoArgs, output::print};
 
 pub(crate) fn run(args: InfoArgs) -> Result<(), Error> {
-    print!("{}", info::describe(&args.path)?);
-    Ok(())
+    print(info::describe(&args.path)?.trim_end())
 }

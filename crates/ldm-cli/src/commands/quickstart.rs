@@ -3,7 +3,7 @@ use ldm_pipeline::{
     quickstart::{Options, quickstart},
 };
 
-use crate::{args::QuickstartArgs, progress::Progress};
+use crate::{args::QuickstartArgs, output::print, progress::Progress};
 
 pub(crate) fn run(args: QuickstartArgs) -> Result<(), Error> {
     let device = args.device.device.open();
@@ -19,26 +19,29 @@ pub(crate) fn run(args: QuickstartArgs) -> Result<(), Error> {
     progress.finish();
     let Some(report) = report else {
         let out = args.out.display();
-        println!("stopped; go on with: ldm quickstart --resume --out {out}");
+        print(format_args!("stopped; go on with: ldm quickstart --resume --out {out}"))?;
         return Ok(());
     };
-    println!();
-    println!(
+    print("")?;
+    print(format_args!(
         "{} of {} samples resemble the training picture of their prompt more than any other of {}",
         report.matched, report.prompts, report.pictures
-    );
-    println!("reconstructions of held-out pictures: PSNR {:.2} dB", report.psnr);
-    println!();
-    println!("samples          {}", report.samples.display());
-    println!("reconstructions  {}", report.reconstructions.display());
-    println!("loss curves      {}", report.curves.display());
-    println!("model            {}", report.model.display());
-    println!();
-    println!("try next:");
-    println!(
+    ))?;
+    print(format_args!(
+        "reconstructions of held-out pictures: PSNR {:.2} dB",
+        report.psnr
+    ))?;
+    print("")?;
+    print(format_args!("samples          {}", report.samples.display()))?;
+    print(format_args!("reconstructions  {}", report.reconstructions.display()))?;
+    print(format_args!("loss curves      {}", report.curves.display()))?;
+    print(format_args!("model            {}", report.model.display()))?;
+    print("")?;
+    print("try next:")?;
+    print(format_args!(
         "  cargo run --release -- sample \"{}\" --model {}",
         report.example,
         report.model.display()
-    );
+    ))?;
     Ok(())
 }

@@ -1,23 +1,18 @@
 use std::path::{Path, PathBuf};
 
-use ldm_pipeline::{
-    Error,
-    generate::Request,
-    model::LatentDiffusion,
-    sheet::save_png,
-};
+use ldm_pipeline::{Error, atomic, generate::Request, model::LatentDiffusion, sheet::save_png};
 use serde_json::json;
 
-use crate::{args::SampleArgs, progress::Progress};
+use crate::{args::SampleArgs, output::print, progress::Progress};
 
 pub(crate) fn run(args: SampleArgs) -> Result<(), Error> {
     let device = args.device.device.open();
     let model = LatentDiffusion::load(&args.model, &device)?;
     if model.text.is_some() && args.prompt.is_none() {
-        return Err(Error::Request("this model draws what a prompt says: give one".into()));
+        return Err(Error::Request(
+            "this model draws what a prompt says: give one".into(),
+        ));
     }
-    let paths = output_paths(&args.out, args.count as usize);
-    check_writable(&args.out)?;
     let request = Request {
         prompts: vec![args.prompt.clone().unwrap_or_default(); args.count as usize],
         negative: args.negative.clone(),
@@ -26,9 +21,12 @@ pub(crate) fn run(args: SampleArgs) -> Result<(), Error> {
         steps: args.steps as usize,
         eta: args.eta,
         guidance: args.guidance,
-        size: args.height.zip(args.width).map(|(height, width)| [height, width]),
+        size: (args.height.zip(args.width)).map(|(height, width)| [height as usize, width as usize]),
         batch: args.batch as usize,
     };
+    model.check(&request)?;
+    let paths = output_paths(&args.out, args.count as usize);
+    check_writable(&paths)?;
     let mut progress = Progress::new();
     let images = model.generate(&request, |step| {
         progress.count("sampling", step.done as u64, step.total as u64, "");
@@ -37,8 +35,15 @@ pub(crate) fn run(args: SampleArgs) -> Result<(), Error> {
     progress.finish();
     for (index, (image, path)) in images.iter().zip(&paths).enumerate() {
         let record = describe(&args, index);
-        save_png(path, image, &[("ldm", &record), ("Software", concat!("ldm ", env!("CARGO_PKG_VERSION")))])?;
-        println!("{}", path.display());
+        save_png(
+            path,
+            image,
+            &[
+                ("ldm", &record),
+                ("Software", concat!("ldm ", env!("CARGO_PKG_VERSION"))),
+            ],
+        )?;
+        print(format_args!("{}", path.display()))?;
     }
     Ok(())
 }
@@ -74,12 +79,18 @@ fn output_paths(out: &Path, count: usize) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Finds out before the work, not after it, whether its result can be saved.
-fn check_writable(out: &Path) -> Result<(), Error> {
-    let folder = match out.parent() {
+/// Finds out before the work, not after it, whether its results can be saved. They are all in one folder.
+fn check_writable(paths: &[PathBuf]) -> Result<(), Error> {
+    for path in paths {
+        if path.is_dir() || path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("png")) {
+            let problem = format!("--out names the PNG file to write, such as sample.png, not {}", path.display());
+            return Err(Error::Request(problem));
+        }
+    }
+    let folder = match paths[0].parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    ldm_pipeline::atomic::create_dir(folder)?;
-    Ok(ldm_pipeline::atomic::check_writable(folder)?)
+    atomic::create_dir(folder)?;
+    Ok(atomic::check_writable(folder)?)
 }

@@ -4,10 +4,10 @@ use ldm_pipeline::{
     Error,
     config::RunConfig,
     run::RunDir,
-    train::{Outcome, Stage, train_diffusion, train_vae},
+    train::{Outcome, Stage, check_diffusion, train_diffusion, train_vae},
 };
 
-use crate::{args::TrainArgs, progress::Progress};
+use crate::{args::TrainArgs, output::print, progress::Progress};
 
 pub(crate) const VAE: &[Stage] = &[Stage::Vae];
 pub(crate) const DIFFUSION: &[Stage] = &[Stage::Diffusion];
@@ -16,6 +16,9 @@ pub(crate) const ALL: &[Stage] = &[Stage::Vae, Stage::Diffusion];
 pub(crate) fn run(args: TrainArgs, stages: &[Stage]) -> Result<(), Error> {
     let device = args.device.device.open();
     let config = configure(&args, stages)?;
+    if stages.contains(&Stage::Diffusion) {
+        check_diffusion(&config)?;
+    }
     let run = RunDir::open(&args.out, &config, stages, args.resume)?;
     let mut progress = Progress::new();
     for &stage in stages {
@@ -24,26 +27,31 @@ pub(crate) fn run(args: TrainArgs, stages: &[Stage]) -> Result<(), Error> {
             Stage::Vae => train_vae,
             Stage::Diffusion => train_diffusion,
         };
-        let outcome = train(&config, &run, &device, &mut |event| progress.on_event(event))?;
+        let outcome = train(&config, &run, &device, &mut |event| {
+            progress.on_event(event)
+        })?;
         progress.finish();
         if let Outcome::Stopped(step) = outcome {
-            println!("stopped after {step} steps of the {stage} stage; go on with the same command and --resume");
+            print(format_args!(
+                "stopped after {step} steps of the {stage} stage; go on with the same command and --resume"
+            ))?;
             return Ok(());
         }
     }
-    print_next(&args.out, stages);
-    Ok(())
+    print_next(&args.out, stages)
 }
 
 /// The configuration file with the options that change it.
 fn configure(args: &TrainArgs, stages: &[Stage]) -> Result<RunConfig, Error> {
-    let mut overrides = args.overrides.clone();
+    let mut config = RunConfig::load(&args.config, &args.overrides)?;
     if let Some(steps) = args.steps {
-        for stage in stages {
-            overrides.push(format!("{}.training.steps={steps}", stage.folder()));
+        if stages.contains(&Stage::Vae) {
+            config.stage1.training.steps = steps;
+        }
+        if let (Some(stage2), true) = (&mut config.stage2, stages.contains(&Stage::Diffusion)) {
+            stage2.training.steps = steps;
         }
     }
-    let mut config = RunConfig::load(&args.config, &overrides)?;
     if let Some(data) = &args.data {
         config.data.path = Some(data.clone());
     }
@@ -66,10 +74,10 @@ fn describe(config: &RunConfig, stage: Stage) -> String {
     )
 }
 
-fn print_next(out: &Path, stages: &[Stage]) {
+fn print_next(out: &Path, stages: &[Stage]) -> Result<(), Error> {
     let out = out.display();
     match stages.contains(&Stage::Diffusion) {
-        true => println!("try next: ldm sample \"a prompt\" --model {out}"),
-        false => println!("try next: ldm train diffusion CONFIG --out {out}"),
+        true => print(format_args!("try next: ldm sample \"a prompt\" --model {out}")),
+        false => print(format_args!("try next: ldm train diffusion CONFIG --out {out}")),
     }
 }

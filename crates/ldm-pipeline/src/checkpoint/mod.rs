@@ -84,13 +84,12 @@ pub struct Latest {
 }
 
 impl Checkpoints {
-    /// Opens the folder `dir`, creating it if missing, and removes what a killed process left half done. The newest
-    /// `keep` checkpoints (at least 1) will be kept.
+    /// Opens the folder `dir` and removes what a killed process left half done. The newest `keep` checkpoints (at
+    /// least 1) will be kept. A missing folder is created by the first checkpoint.
     ///
     /// # Errors
-    /// [`CheckpointError`] when the folder can't be created or cleaned.
+    /// [`CheckpointError`] when the folder can't be cleaned.
     pub fn open(dir: &Path, keep: usize) -> Result<Self, CheckpointError> {
-        atomic::create_dir(dir)?;
         atomic::clean_up(dir)?;
         Ok(Self {
             dir: dir.to_path_buf(),
@@ -103,6 +102,7 @@ impl Checkpoints {
     /// # Errors
     /// [`CheckpointError`] when the folder can't be written to.
     pub fn writer(&self, state: TrainState) -> Result<CheckpointWriter<'_>, CheckpointError> {
+        atomic::create_dir(&self.dir)?;
         CheckpointWriter::new(self, state)
     }
 
@@ -140,6 +140,9 @@ impl Checkpoints {
             source,
         };
         let mut found = Vec::new();
+        if !self.dir.exists() {
+            return Ok(found);
+        }
         for entry in fs::read_dir(&self.dir).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
             let name = path

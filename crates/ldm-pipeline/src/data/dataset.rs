@@ -72,6 +72,16 @@ impl ImageDataset {
         }
     }
 
+    /// The same images with nothing random done to them, and without a cache: for one pass over all.
+    pub fn without_augmentation(&self) -> Self {
+        Self::new(
+            self.folder.clone(),
+            self.preprocess.deterministic(),
+            self.seed,
+            0,
+        )
+    }
+
     /// The images and captions, in the order of the samples' numbers.
     pub fn entries(&self) -> &[ImageEntry] {
         self.folder.entries()

@@ -9,6 +9,8 @@ pub use log::{MetricsLog, StepMetrics, read_metrics};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::atomic::write_help;
+
 /// A metrics file that can't be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
@@ -34,6 +36,15 @@ pub enum MetricsError {
 }
 
 impl MetricsError {
+    /// What to do about it, where there is something to do.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Io { source, .. } => write_help(source),
+            Self::Malformed { .. } => None,
+        }
+    }
+
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io {
             action,

@@ -28,7 +28,11 @@ pub(crate) fn to_tensor(batch: &Batch, device: &Device) -> Tensor<4> {
 /// Names images that were skipped, once each.
 pub(super) fn report_skipped(loader: &mut Loader, observer: &mut Observer) {
     for skipped in loader.take_skipped() {
-        let text = format!("{}; skipped, {} so far", skipped.error, loader.skipped_count());
+        let text = format!(
+            "{}; skipped, {} so far",
+            skipped.error,
+            loader.skipped_count()
+        );
         let _ = observer(Event::Warning(&text));
     }
 }

@@ -180,13 +180,23 @@ fn encode_all(
     let variants = if config.data.flip > 0.0 { 2 } else { 1 };
     let mut values = vec![f32::NAN; variants * set.len() * size];
 
+    let set = set.without_augmentation();
     let parts = set.len().div_ceil(batch);
     for part in 0..parts {
         let indices = part * batch..set.len().min((part + 1) * batch);
-        if let Some((images, read)) = load_images(set, indices, first_stage.device) {
+        if let Some((images, read)) = load_images(&set, indices, first_stage.device) {
             for variant in 0..variants {
-                let images = if variant == 0 { images.clone() } else { images.clone().flip([3]) };
-                let moments = first_stage.vae.encode(images).moments().into_data().convert::<f32>();
+                let images = if variant == 0 {
+                    images.clone()
+                } else {
+                    images.clone().flip([3])
+                };
+                let moments = first_stage
+                    .vae
+                    .encode(images)
+                    .moments()
+                    .into_data()
+                    .convert::<f32>();
                 let moments = moments.as_slice::<f32>().expect("converted to f32");
                 for (&index, moments) in read.iter().zip(moments.chunks_exact(size)) {
                     let row = variant * set.len() + index;
@@ -225,7 +235,9 @@ fn read_cache(file: &Path, expected_key: &str) -> Option<Moments> {
         return None;
     };
     let floats = tensor.data().chunks_exact(4);
-    let values = floats.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let values = floats
+        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        .collect();
     Some(Moments {
         values,
         shape: [c, h, w],
@@ -234,7 +246,11 @@ fn read_cache(file: &Path, expected_key: &str) -> Option<Moments> {
 
 fn write_cache(file: &Path, moments: &Moments, key: &str) -> Result<(), Error> {
     let [c, h, w] = moments.shape;
-    let bytes: Vec<u8> = moments.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let bytes: Vec<u8> = moments
+        .values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
     let shape = vec![moments.values.len() / (c * h * w), c, h, w];
     let metadata = [(KEY.to_owned(), key.to_owned())].into();
     let encoded = TensorView::new(Dtype::F32, shape, &bytes)

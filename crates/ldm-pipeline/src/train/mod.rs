@@ -8,6 +8,7 @@
 pub(crate) mod images;
 mod latents;
 mod perceptual;
+mod recorder;
 mod run_loop;
 mod stage1;
 mod stage2;
@@ -16,7 +17,7 @@ mod state;
 use std::{fmt, ops::ControlFlow, path::Path};
 
 pub use stage1::train_vae;
-pub use stage2::train_diffusion;
+pub use stage2::{check_diffusion, train_diffusion};
 
 /// A part of the pipeline that is trained on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

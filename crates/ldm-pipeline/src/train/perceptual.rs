@@ -40,7 +40,10 @@ pub(super) fn load_lpips(
         _ => None,
     };
     let with = if heads.is_some() { "with" } else { "without" };
-    let note = format!("perceptual loss: VGG16 from {}, {with} LPIPS heads", path.display());
+    let note = format!(
+        "perceptual loss: VGG16 from {}, {with} LPIPS heads",
+        path.display()
+    );
     let _ = observer(Event::Note(&note));
     Ok(Lpips { convs, heads })
 }

@@ -4,15 +4,12 @@ use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
 use image::RgbImage;
 
-use super::{Event, Observer, Outcome, Stage, StepReport};
+use super::{Event, Observer, Outcome, Stage, StepReport, recorder::Recorder};
 use crate::{
-    atomic::{self, WriteError},
     checkpoint::{Checkpoint, Checkpoints, TrainState},
     config::{RunConfig, TrainingConfig},
     error::Error,
-    metrics::{EventWriter, MetricsLog},
     run::RunDir,
-    sheet::encode_png,
 };
 
 /// Named figures of a step.
@@ -42,8 +39,7 @@ pub(super) fn run_steps(
     if start >= training.steps {
         return Ok(Outcome::Finished);
     }
-    let mut metrics = MetricsLog::open(&run.metrics(stage), start)?;
-    let mut events = EventWriter::create(&run.stage(stage), start)?;
+    let mut recorder = Recorder::open(run, stage, start)?;
     for step in start..training.steps {
         let began = Instant::now();
         let mut values = trainee.step(step, observer)?;
@@ -51,21 +47,13 @@ pub(super) fn run_steps(
         let last = done == training.steps;
         values.push(("seconds_per_step", began.elapsed().as_secs_f64()));
 
+        let mut sheet = None;
         if last || done % training.sample_every == 0 {
-            let (sheet, figures) = trainee.preview(done)?;
+            let (picture, figures) = trainee.preview(done)?;
             values.extend(figures);
-            let path = run.samples(stage).join(format!("step-{done:08}.png"));
-            let png = encode_png(&sheet, &[]).map_err(|source| WriteError {
-                action: "encode",
-                path: path.clone(),
-                source,
-            })?;
-            atomic::write_file(&path, &png)?;
-            events.image(done, "preview", sheet.dimensions(), &png)?;
-            let _ = observer(Event::Saved(&path));
+            sheet = Some(picture);
         }
-        metrics.log(step, values.iter().copied())?;
-        events.scalars(done, values.iter().copied())?;
+        recorder.record(done, &values, sheet, observer);
 
         let flow = observer(Event::Step(StepReport {
             stage,
@@ -95,7 +83,7 @@ pub(super) fn run_steps(
 }
 
 /// An error and its causes in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -119,15 +107,22 @@ pub(super) fn finite(name: &'static str, value: f64, step: u64) -> Result<f64, E
     }
 }
 
-/// The checkpoint to go on from, if there is one; newer damaged ones are named.
+/// The checkpoint to go on from, if there is one; newer damaged ones are named. That all are damaged is an error: starting anew
+/// would overwrite them.
 pub(super) fn newest_checkpoint(
     checkpoints: &Checkpoints,
     stage: Stage,
     observer: &mut Observer,
 ) -> Result<Option<Checkpoint>, Error> {
-    let latest = checkpoints.latest()?;
+    let mut latest = checkpoints.latest()?;
+    if latest.checkpoint.is_none() && !latest.damaged.is_empty() {
+        return Err(latest.damaged.remove(0).into());
+    }
     for damage in &latest.damaged {
-        let _ = observer(Event::Warning(&format!("{}; using an older one", with_causes(damage))));
+        let _ = observer(Event::Warning(&format!(
+            "{}; using an older one",
+            with_causes(damage)
+        )));
     }
     if let Some(checkpoint) = &latest.checkpoint {
         let step = checkpoint.state().step;

@@ -17,13 +17,14 @@ use super::{
     state::{Trained, initialise},
 };
 use crate::{
+    atomic::PartialDir,
     checkpoint::Checkpoints,
     config::{RunConfig, Stage1Config},
     data::{DataError, Dataset, ImageDataset, Loader, LoaderConfig},
     error::Error,
     generate::noise_batch,
     latent_stats::LatentStats,
-    model::save_vae,
+    model::{ModelFacts, load_vae, save_vae},
     optim::Accumulator,
     reconstruct::{VALIDATION_IMAGES, held_out_psnr, pairs},
     rng::Stream,
@@ -48,6 +49,17 @@ pub fn train_vae(
     observer: &mut Observer,
 ) -> Result<Outcome, Error> {
     let stage1 = &config.stage1;
+    let checkpoints = Checkpoints::open(
+        &run.checkpoints(Stage::Vae),
+        stage1.training.keep_checkpoints,
+    )?;
+    let newest = newest_checkpoint(&checkpoints, Stage::Vae, observer)?;
+    let start = newest
+        .as_ref()
+        .map_or(0, |checkpoint| checkpoint.state().step);
+    if start == stage1.training.steps && is_exported(run, start, device) {
+        return Ok(Outcome::Finished);
+    }
     let (training_set, validation_set) = config.data.open(config.seed)?;
     let training_set = Arc::new(training_set);
     let lpips = match stage1.loss.perceptual_weight > 0.0 {
@@ -59,15 +71,12 @@ pub fn train_vae(
     let autodiff = device.clone().autodiff();
     let vae = initialise(config.seed, VAE_INIT, device, || stage1.vae.init(&autodiff));
     let discriminator = stage1.loss.discriminator().map(|disc| {
-        initialise(config.seed, DISCRIMINATOR_INIT, device, || disc.init(&autodiff))
+        initialise(config.seed, DISCRIMINATOR_INIT, device, || {
+            disc.init(&autodiff)
+        })
     });
-    let checkpoints = Checkpoints::open(
-        &run.checkpoints(Stage::Vae),
-        stage1.training.keep_checkpoints,
-    )?;
-    let newest = newest_checkpoint(&checkpoints, Stage::Vae, observer)?;
-    let start = newest.as_ref().map_or(0, |checkpoint| checkpoint.state().step);
-
+    let preview_images = preview_images(&training_set, &validation_set, device)?;
+    run.start(Stage::Vae, config)?;
     let training = &stage1.training;
     let mut vae = Trained::new(vae, training, training.ema_decay);
     let mut discriminator = discriminator.map(|disc| Trained::new(disc, training, None));
@@ -86,17 +95,30 @@ pub fn train_vae(
         objective,
         vae,
         discriminator,
-        preview_images: preview_images(&training_set, &validation_set, device)?,
+        preview_images,
         validation_set,
         loader: None,
         training_set,
     };
-    let outcome = run_steps(Stage::Vae, &stage1.training, run, start, &mut trainer, observer)?;
+    let outcome = run_steps(
+        Stage::Vae,
+        &stage1.training,
+        run,
+        start,
+        &mut trainer,
+        observer,
+    )?;
     if outcome == Outcome::Finished {
         trainer.finish(run, observer)
     } else {
         Ok(outcome)
     }
+}
+
+/// Whether the run's model holds the autoencoder after `steps` steps: there may be none, or that of a shorter training.
+fn is_exported(run: &RunDir, steps: u64, device: &Device) -> bool {
+    ModelFacts::read(&run.model()).is_ok_and(|facts| facts.training_steps[0] == steps)
+        && load_vae(&run.model(), device).is_ok()
 }
 
 struct Stage1Trainer<'a> {
@@ -137,7 +159,9 @@ impl Trainee for Stage1Trainer<'_> {
             gradients.add(self.vae.module(), output.grads);
             pairs.push((images, output.reconstruction));
         }
-        let grad_norm = self.vae.update(gradients.take(), rate, training.max_grad_norm, step)?;
+        let grad_norm = self
+            .vae
+            .update(gradients.take(), rate, training.max_grad_norm, step)?;
         let mut values = generator.values();
         values.extend([("grad_norm", grad_norm), ("lr", rate)]);
         values.extend(self.discriminate(pairs, rate, step)?);
@@ -145,7 +169,9 @@ impl Trainee for Stage1Trainer<'_> {
     }
 
     fn checkpoint(&self, step: u64) -> Result<PathBuf, Error> {
-        let mut writer = self.checkpoints.writer(train_state(self.config, &self.stage1.training, step))?;
+        let mut writer =
+            self.checkpoints
+                .writer(train_state(self.config, &self.stage1.training, step))?;
         self.vae.save("vae", &mut writer)?;
         if let Some(discriminator) = &self.discriminator {
             discriminator.save("discriminator", &mut writer)?;
@@ -180,7 +206,8 @@ impl Stage1Trainer<'_> {
                     start_batch: step * training.accumulation as u64,
                     strict: self.config.data.strict,
                 };
-                self.loader.insert(Loader::start(self.training_set.clone(), config)?)
+                self.loader
+                    .insert(Loader::start(self.training_set.clone(), config)?)
             }
         };
         let batch = loader.next().expect("a loader never ends")?;
@@ -192,9 +219,21 @@ impl Stage1Trainer<'_> {
     fn posterior_noise(&self, images: &Tensor<4>, step: u64, micro: usize) -> Tensor<4> {
         let [n, _, height, width] = images.dims();
         let factor = self.stage1.vae.factor();
-        let shape = [n, self.stage1.vae.latent_channels, height / factor, width / factor];
+        let shape = [
+            n,
+            self.stage1.vae.latent_channels,
+            height / factor,
+            width / factor,
+        ];
         let first = (micro * self.stage1.training.batch_size) as u64;
-        noise_batch(self.config.seed, Stream::PosteriorNoise, step, first, shape, &self.device)
+        noise_batch(
+            self.config.seed,
+            Stream::PosteriorNoise,
+            step,
+            first,
+            shape,
+            &self.device,
+        )
     }
 
     /// The discriminator's update, on the images and the reconstructions that the autoencoder made before its own.
@@ -260,8 +299,19 @@ impl Stage1Trainer<'_> {
             sample_size: self.config.data.resolution,
             ..self.stage1.vae.clone()
         };
-        let path = run.model().join("vqvae");
-        save_vae(&vae, &config, &path, false)?;
+        // All of `model/` is replaced: a denoiser there was trained on another autoencoder's latents.
+        let path = run.model();
+        let partial = PartialDir::create(&path)?;
+        save_vae(&vae, &config, &partial.path().join("vqvae"), false)?;
+        let facts = ModelFacts {
+            ldm_version: env!("CARGO_PKG_VERSION").into(),
+            resolution: Some(self.config.data.resolution),
+            training_steps: [self.stage1.training.steps, 0],
+            ema_decay: None,
+            seed: self.config.seed,
+        };
+        facts.write(partial.path())?;
+        partial.commit()?;
         let _ = observer(Event::Note(&stats.to_string()));
         if let Some(psnr) = held_out_psnr(&vae, &self.validation_set, &self.device) {
             let count = self.validation_set.len().min(VALIDATION_IMAGES);
@@ -281,9 +331,10 @@ impl Stage1Trainer<'_> {
         let batch_size = self.stage1.training.batch_size;
         let total = self.training_set.len().div_ceil(batch_size);
         let mut stats = LatentStats::new(self.stage1.vae.latent_channels);
+        let set = self.training_set.without_augmentation();
         for part in 0..total {
-            let indices = part * batch_size..self.training_set.len().min((part + 1) * batch_size);
-            if let Some((images, _)) = load_images(&*self.training_set, indices, &self.device) {
+            let indices = part * batch_size..set.len().min((part + 1) * batch_size);
+            if let Some((images, _)) = load_images(&set, indices, &self.device) {
                 let posterior = vae.encode(images.clone());
                 let noise = self.posterior_noise(&images, u64::MAX, part);
                 stats.add(posterior.sample(noise));
@@ -322,21 +373,44 @@ impl GeneratorMean {
     }
 
     fn values(&self) -> Values {
-        let names =
-            ["total", "nll", "rec", "perceptual", "kl", "g_loss", "d_weight", "disc_factor"];
-        names.into_iter().zip(self.sums.iter().map(|sum| sum / self.count)).collect()
+        let names = [
+            "total",
+            "nll",
+            "rec",
+            "perceptual",
+            "kl",
+            "g_loss",
+            "d_weight",
+            "disc_factor",
+        ];
+        names
+            .into_iter()
+            .zip(self.sums.iter().map(|sum| sum / self.count))
+            .collect()
     }
 }
 
-/// What reconstruction sheets show: held-out images, or training images if none are held out.
+/// What reconstruction sheets show: held-out images, or training images where none of those can be read.
 fn preview_images(
     training_set: &ImageDataset,
     validation_set: &ImageDataset,
     device: &Device,
 ) -> Result<Tensor<4>, Error> {
-    let set = if validation_set.is_empty() { training_set } else { validation_set };
-    match load_images(set, 0..set.len().min(PREVIEW_IMAGES), device) {
-        Some((images, _)) => Ok(images),
-        None => Err(DataError::NoSamples.into()),
+    for set in [validation_set, training_set] {
+        for first in (0..set.len()).step_by(PREVIEW_IMAGES) {
+            let indices = first..set.len().min(first + PREVIEW_IMAGES);
+            if let Some((images, _)) = load_images(set, indices, device) {
+                return Ok(images);
+            }
+        }
     }
+    let count = training_set.len();
+    Err(match (count > 0).then(|| training_set.get(0, 0)) {
+        Some(Err(source)) => DataError::AllUnusable {
+            count,
+            source: Box::new(source),
+        },
+        _ => DataError::NoSamples,
+    }
+    .into())
 }

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     checkpoint::Checkpoints,
     config::{RunConfig, Stage2Config, TextConfig, TimestepSampling},
+    data::ImageDataset,
     error::Error,
     generate::{Request, noise_batch},
     model::{Denoiser, LatentDiffusion, ModelFacts, TextEncoder, load_vae, vae_key},
@@ -57,16 +58,17 @@ pub fn train_diffusion(
 
     let (training_set, _) = config.data.open(config.seed)?;
     let training_set = Arc::new(training_set);
-    let captions = (training_set.entries().iter())
-        .filter_map(|entry| entry.caption.clone())
-        .collect::<Vec<_>>();
-    if stage2.text.is_some() && captions.is_empty() {
-        return Err(Error::NoCaptions(training_set_path(config)));
-    }
+    let captions = captions(config, stage2, &training_set)?;
 
-    let checkpoints = Checkpoints::open(&run.checkpoints(Stage::Diffusion), training.keep_checkpoints)?;
+    run.start(Stage::Diffusion, config)?;
+    let checkpoints = Checkpoints::open(
+        &run.checkpoints(Stage::Diffusion),
+        training.keep_checkpoints,
+    )?;
     let newest = newest_checkpoint(&checkpoints, Stage::Diffusion, observer)?;
-    let start = newest.as_ref().map_or(0, |checkpoint| checkpoint.state().step);
+    let start = newest
+        .as_ref()
+        .map_or(0, |checkpoint| checkpoint.state().step);
     let autodiff = device.clone().autodiff();
     let denoiser = initialise(config.seed, DENOISER_INIT, device, || Denoiser {
         unet: stage2.unet.init(&autodiff),
@@ -108,13 +110,49 @@ pub fn train_diffusion(
         denoiser,
         latents,
     };
-    let outcome = run_steps(Stage::Diffusion, training, run, start, &mut trainer, observer)?;
+    let outcome = run_steps(
+        Stage::Diffusion,
+        training,
+        run,
+        start,
+        &mut trainer,
+        observer,
+    )?;
     if outcome == Outcome::Finished {
         let path = run.model();
         trainer.model().save(&path, false)?;
         let _ = observer(Event::Saved(&path));
     }
     Ok(outcome)
+}
+
+/// Finds out whether the data have what a stage 2 of `config` needs, which after stage 1 would be late.
+///
+/// # Errors
+/// If the configuration has no stage 2, or the data can't be used.
+pub fn check_diffusion(config: &RunConfig) -> Result<(), Error> {
+    let stage2 = run::stage2(config)?;
+    let (training_set, _) = config.data.open(config.seed)?;
+    captions(config, stage2, &training_set).map(drop)
+}
+
+/// All captions of the data; a text-conditional model needs some.
+fn captions(
+    config: &RunConfig,
+    stage2: &Stage2Config,
+    set: &ImageDataset,
+) -> Result<Vec<String>, Error> {
+    let captions: Vec<String> = set
+        .entries()
+        .iter()
+        .filter_map(|entry| entry.caption.clone())
+        .collect();
+    if stage2.text.is_some() && captions.is_empty() {
+        return Err(Error::NoCaptions(
+            config.data.path.clone().unwrap_or_default(),
+        ));
+    }
+    Ok(captions)
 }
 
 struct Stage2Trainer<'a> {
@@ -143,9 +181,8 @@ impl Trainee for Stage2Trainer<'_> {
             let batch = self.latents.next(&self.device, observer)?;
             let shape = batch.posterior.mean.dims();
             let first = (micro * training.batch_size) as u64;
-            let noise = |stream| {
-                noise_batch(self.config.seed, stream, step, first, shape, &self.device)
-            };
+            let noise =
+                |stream| noise_batch(self.config.seed, stream, step, first, shape, &self.device);
             let x0 = (batch.posterior.sample(noise(Stream::PosteriorNoise)))
                 .mul_scalar(self.vae_config.scaling_factor);
             let noise = noise(Stream::DiffusionNoise);
@@ -153,11 +190,14 @@ impl Trainee for Stage2Trainer<'_> {
             let noisy = (self.loss.schedule()).add_noise(x0.clone(), noise.clone(), &timesteps);
 
             let denoiser = self.denoiser.module();
-            let context = (denoiser.bert.as_ref()).zip(self.stage2.text.as_ref()).map(|(bert, text)| {
-                let captions = self.drop_captions(batch.captions, text, step, first);
-                let length = text.bert.max_position_embeddings;
-                bert.forward(self.tokenizer.encode_batch(&captions, length, &self.device))
-            });
+            let context =
+                (denoiser.bert.as_ref())
+                    .zip(self.stage2.text.as_ref())
+                    .map(|(bert, text)| {
+                        let captions = self.drop_captions(batch.captions, text, step, first);
+                        let length = text.bert.max_position_embeddings;
+                        bert.forward(self.tokenizer.encode_batch(&captions, length, &self.device))
+                    });
             let floats: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
             let floats = Tensor::<1>::from_floats(floats.as_slice(), &self.device);
             let output = denoiser.unet.forward(noisy, floats, context);
@@ -165,9 +205,14 @@ impl Trainee for Stage2Trainer<'_> {
 
             let value: f64 = loss.clone().into_scalar::<f32>().into();
             mean_loss += finite("loss", value, step)? / training.accumulation as f64;
-            gradients.add(denoiser, GradientsParams::from_grads(loss.backward(), denoiser));
+            gradients.add(
+                denoiser,
+                GradientsParams::from_grads(loss.backward(), denoiser),
+            );
         }
-        let norm = self.denoiser.update(gradients.take(), rate, training.max_grad_norm, step)?;
+        let norm = self
+            .denoiser
+            .update(gradients.take(), rate, training.max_grad_norm, step)?;
         Ok(vec![("loss", mean_loss), ("grad_norm", norm), ("lr", rate)])
     }
 
@@ -190,7 +235,9 @@ impl Trainee for Stage2Trainer<'_> {
             size: Some([self.config.data.resolution; 2]),
             ..Request::default()
         };
-        let images = self.model().generate(&request, |_| std::ops::ControlFlow::Continue(()))?;
+        let images = self
+            .model()
+            .generate(&request, |_| std::ops::ControlFlow::Continue(()))?;
         let mut sheet = Sheet::new(format!("step {step}"), 4);
         for (image, prompt) in images.into_iter().zip(&self.prompts) {
             sheet.push([image], prompt);
@@ -227,11 +274,18 @@ impl Stage2Trainer<'_> {
     fn timesteps(&self, step: u64, micro: usize, count: usize) -> Vec<usize> {
         let total = self.stage2.noise.steps;
         let first = micro * self.stage2.training.batch_size;
-        let draw = |item: usize| rng(self.config.seed, Stream::Timestep, step, (first + item) as u64);
+        let draw = |item: usize| {
+            rng(
+                self.config.seed,
+                Stream::Timestep,
+                step,
+                (first + item) as u64,
+            )
+        };
         match self.stage2.noise.timesteps {
-            TimestepSampling::Uniform => {
-                (0..count).map(|item| below(&mut draw(item), total)).collect()
-            }
+            TimestepSampling::Uniform => (0..count)
+                .map(|item| below(&mut draw(item), total))
+                .collect(),
             TimestepSampling::Stratified => (0..count)
                 .map(|item| {
                     let position = (item as f64 + uniform(&mut draw(item))) / count as f64;
@@ -283,7 +337,11 @@ fn check_first_stage(
 }
 
 /// The configured prompts, or captions drawn from the data, or nothing for an unconditional model.
-fn preview_prompts(config: &RunConfig, stage2: &Stage2Config, captions: Vec<String>) -> Vec<String> {
+fn preview_prompts(
+    config: &RunConfig,
+    stage2: &Stage2Config,
+    captions: Vec<String>,
+) -> Vec<String> {
     let preview = &stage2.preview;
     if stage2.text.is_none() {
         return vec![String::new(); preview.count.max(1)];
@@ -292,9 +350,9 @@ fn preview_prompts(config: &RunConfig, stage2: &Stage2Config, captions: Vec<Stri
         return preview.prompts.clone();
     }
     let order = permutation(config.seed, Stream::Preview, 0, captions.len());
-    order.into_iter().take(preview.count.max(1)).map(|index| captions[index].clone()).collect()
-}
-
-fn training_set_path(config: &RunConfig) -> PathBuf {
-    config.data.path.clone().unwrap_or_default()
+    order
+        .into_iter()
+        .take(preview.count.max(1))
+        .map(|index| captions[index].clone())
+        .collect()
 }

@@ -1,6 +1,7 @@
 //! What one optimiser trains, and its average.
 
 use burn::{module::Module, tensor::Device};
+use rand_chacha::rand_core::Rng;
 
 use super::run_loop::finite;
 use crate::{
@@ -9,6 +10,7 @@ use crate::{
     ema::Ema,
     error::Error,
     optim::{Adam, Gradients},
+    rng::{Stream, rng},
 };
 
 /// A module with its optimiser and, if configured, the average of its weights.
@@ -100,9 +102,13 @@ impl<M: Module> Trained<M> {
     }
 }
 
-/// Draws a module's initial weights, a pure function of `seed` and `part` on a given backend.
-pub(super) fn initialise<M: Module>(seed: u64, part: u64, device: &Device, init: impl FnOnce() -> M) -> M {
-    // The two are spread so that neighbouring seeds share no part's weights.
-    device.seed(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(part));
+/// Draws a module's initial weights: on a given backend a pure function of `seed` and `part`.
+pub(super) fn initialise<M: Module>(
+    seed: u64,
+    part: u64,
+    device: &Device,
+    init: impl FnOnce() -> M,
+) -> M {
+    device.seed(rng(seed, Stream::Init, part, 0).next_u64());
     init().materialize()
 }

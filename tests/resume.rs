@@ -1,0 +1,232 @@
+//! A run that is interrupted and resumed ends with the same bytes as one that never was.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::{Child, Stdio},
+    thread::sleep,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use support::Workspace;
+
+const KILLS: usize = 10;
+
+#[test]
+fn killed_at_any_moment_training_goes_on_as_if_nothing_had_happened() {
+    let workspace = Workspace::new();
+    let began = Instant::now();
+    workspace.run("train all tiny.toml --data data --out reference");
+    let duration = began.elapsed();
+    let expected = result(&workspace, "reference");
+
+    let mut random = Random::from_clock();
+    let mut kills = 0;
+    for number in 0.. {
+        let run = format!("run-{number}");
+        let mut sessions = 0;
+        loop {
+            let mut child = train(&workspace, &run, "");
+            // A third of a run's time at most: progress is made, but never all of it in one go.
+            let moment = duration.mul_f64(random.next() / 3.0);
+            if sessions < KILLS && finished_within(&mut child, moment).is_none() {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                kills += 1;
+                sessions += 1;
+                println!("{run}: killed after {moment:?}");
+                continue;
+            }
+            let output = child.wait_with_output().unwrap();
+            support::succeeded(output);
+            break;
+        }
+        assert_same(&result(&workspace, &run), &expected);
+        let names = workspace.files(&run).into_keys();
+        let leftovers: Vec<String> =
+            names.filter(|name| name.contains(".partial") || name.contains(".replaced")).collect();
+        assert!(leftovers.is_empty(), "{leftovers:?}");
+        if kills >= KILLS {
+            break;
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_finishes_the_step_and_says_how_to_go_on() {
+    let workspace = Workspace::new();
+    let steps = "--steps 24";
+    workspace.run(&format!("train all tiny.toml --data data --out reference {steps}"));
+
+    let child = train(&workspace, "run", steps);
+    let stopped_at = interrupt_after(&workspace, child, "run/stage1", 3);
+    assert!((3..24).contains(&stopped_at), "{stopped_at}");
+    // With another number of threads that read the data.
+    let child = train(&workspace, "run", &format!("{steps} --set data.workers=3"));
+    let stopped_at = interrupt_after(&workspace, child, "run/stage2", 3);
+    assert!((3..24).contains(&stopped_at), "{stopped_at}");
+    workspace.run(&format!("train all tiny.toml --data data --out run --resume {steps} --set data.workers=1"));
+    assert_same(&result(&workspace, "run"), &result(&workspace, "reference"));
+}
+
+#[test]
+fn resuming_a_finished_run_changes_nothing() {
+    let workspace = Workspace::new();
+    let command = "train all tiny.toml --data data --out run --steps 3";
+    workspace.run(command);
+    let before = result(&workspace, "run");
+    workspace.run(&format!("{command} --resume"));
+    assert_same(&result(&workspace, "run"), &before);
+}
+
+#[test]
+fn what_was_trained_but_not_yet_exported_is_exported() {
+    let workspace = Workspace::new();
+    let command = "train vae tiny.toml --data data --out run";
+    workspace.run(&format!("{command} --steps 3"));
+    let old_model = workspace.files("run/model");
+    workspace.run(&format!("{command} --steps 6 --resume"));
+    let expected = workspace.files("run/model");
+    assert_ne!(old_model, expected);
+
+    // As if the process had been killed between the last checkpoint and the export.
+    for (name, content) in &old_model {
+        workspace.write(&format!("run/model/{name}"), content);
+    }
+    workspace.run(&format!("{command} --steps 6 --resume"));
+    assert_same(&workspace.files("run/model"), &expected);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named_and_the_one_before_it_used() {
+    let workspace = Workspace::new();
+    let command = "train vae tiny.toml --data data --out run";
+    workspace.run(command);
+    let expected = result(&workspace, "run");
+
+    let checkpoints = workspace.path("run/stage1/checkpoints");
+    let newest = checkpoints.join("step-00000008/vae.safetensors");
+    let mut bytes = fs::read(&newest).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&newest, bytes).unwrap();
+    let output = workspace.output(&format!("{command} --resume"));
+    let stderr = support::stderr(&output);
+    support::succeeded(output);
+    assert!(stderr.contains("step-00000008") && stderr.contains("checksum"), "{stderr}");
+    assert_same(&result(&workspace, "run"), &expected);
+}
+
+/// Starts both stages of the tiny configuration, going on where there is something to go on from.
+fn train(workspace: &Workspace, run: &str, options: &str) -> Child {
+    workspace
+        .command(&format!("train all tiny.toml --data data --out {run} --resume {options}"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Sends Ctrl-C once a stage has logged `count` steps; the step of the checkpoint that it leaves.
+#[cfg(unix)]
+fn interrupt_after(workspace: &Workspace, mut child: Child, stage: &str, count: usize) -> u64 {
+    let metrics = workspace.path(stage).join("metrics.jsonl");
+    while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < count {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be interrupted");
+        sleep(Duration::from_millis(2));
+    }
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let stdout = support::succeeded(output);
+    assert!(stdout.contains("stopped after") && stdout.contains("--resume"), "{stdout}");
+
+    let logged = fs::read_to_string(&metrics).unwrap().lines().count() as u64;
+    let checkpoint = format!("checkpoints/step-{logged:08}/state.json");
+    assert!(workspace.path(stage).join(&checkpoint).is_file(), "no {checkpoint}");
+    logged
+}
+
+/// What the run's outcome consists of. Times differ from run to run, and who was interrupted keeps other checkpoints.
+fn result(workspace: &Workspace, run: &str) -> BTreeMap<String, Vec<u8>> {
+    let mut files = workspace.files(run);
+    let is_checkpoint = |name: &str| name.contains("/checkpoints/");
+    let last: Vec<String> = ["stage1", "stage2"]
+        .iter()
+        .filter_map(|stage| {
+            let names = files.keys().filter(|name| name.starts_with(stage) && is_checkpoint(name));
+            names.max().map(|name| name.rsplit_once('/').expect("a file in a checkpoint").0.to_owned())
+        })
+        .collect();
+    files.retain(|name, _| {
+        let weights = name.ends_with(".safetensors");
+        let in_last = last.iter().any(|checkpoint| name.starts_with(checkpoint.as_str()));
+        match is_checkpoint(name) {
+            true => weights && in_last,
+            false => weights || name.ends_with(".png") || name.ends_with(".jsonl") || name.contains("model/"),
+        }
+    });
+    for (name, content) in &mut files {
+        if name.ends_with(".jsonl") {
+            *content = without_times(content);
+        }
+    }
+    assert!(files.len() >= 5, "{:?}", files.keys());
+    files
+}
+
+/// A `metrics.jsonl` without the figures that a clock has made.
+fn without_times(metrics: &[u8]) -> Vec<u8> {
+    let lines = metrics.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    let records = lines.map(|line| {
+        let mut record: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line).unwrap();
+        record.retain(|name, _| !name.contains("seconds"));
+        serde_json::Value::from(record).to_string() + "\n"
+    });
+    records.collect::<String>().into_bytes()
+}
+
+fn assert_same(found: &BTreeMap<String, Vec<u8>>, expected: &BTreeMap<String, Vec<u8>>) {
+    let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(found), names(expected));
+    let different: Vec<&String> = found.keys().filter(|name| found[*name] != expected[*name]).collect();
+    assert!(different.is_empty(), "these differ: {different:?}");
+}
+
+/// Waits for a process, but not longer than `time`.
+fn finished_within(child: &mut Child, time: Duration) -> Option<std::process::ExitStatus> {
+    let deadline = Instant::now() + time;
+    loop {
+        let status = child.try_wait().unwrap();
+        if status.is_some() || Instant::now() >= deadline {
+            return status;
+        }
+        sleep(Duration::from_millis(2));
+    }
+}
+
+/// Other moments each time; a failure can be repeated, as far as the machine does, with the seed that it printed.
+struct Random(u64);
+
+impl Random {
+    fn from_clock() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
+        let seed = match std::env::var("LDM_TEST_SEED") {
+            Ok(seed) => seed.parse().expect("LDM_TEST_SEED is a number"),
+            Err(_) => u64::from(now.subsec_nanos()),
+        };
+        println!("moments drawn with LDM_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    /// In [0, 1): SplitMix64.
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((bits ^ (bits >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
