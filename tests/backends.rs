@@ -5,7 +5,9 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use ldm_pipeline::{
-    autoencoder::{AutoencoderKlConfig, PatchDiscriminatorConfig, Stage1LossConfig, Stage1Objective},
+    autoencoder::{
+        AutoencoderKlConfig, PatchDiscriminatorConfig, Stage1LossConfig, Stage1Objective,
+    },
     diffusion::{DiffusionLossConfig, SchedulerConfig, UNetConfig},
     rng::{Stream, normal},
 };
@@ -33,14 +35,23 @@ fn on<M: Module>(module: M, device: &Device) -> M {
 
 fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len());
-    let scale = expected.iter().fold(1e-6f32, |max, value| max.max(value.abs()));
-    let error = found.iter().zip(expected).fold(0.0f32, |max, (a, b)| max.max((a - b).abs()));
+    let scale = expected
+        .iter()
+        .fold(1e-6f32, |max, value| max.max(value.abs()));
+    let error = found
+        .iter()
+        .zip(expected)
+        .fold(0.0f32, |max, (a, b)| max.max((a - b).abs()));
     println!("{name}: relative error {:.1e}", error / scale);
     assert!(error <= tolerance * scale, "{name}: {error} of {scale}");
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().to_vec().expect("converted to f32")
+    tensor
+        .into_data()
+        .convert::<f32>()
+        .to_vec()
+        .expect("converted to f32")
 }
 
 #[test]
@@ -52,14 +63,21 @@ fn unet_forward_and_gradient() {
             "cross_attention_dim": 24, "attention_head_dim": 4, "norm_num_groups": 16}"#,
     )
     .expect("a valid configuration");
-    let schedule = SchedulerConfig::latent(0.0015, 0.0195).noise_schedule().expect("a valid schedule");
-    let loss = DiffusionLossConfig::default().init(schedule).expect("a valid loss");
+    let schedule = SchedulerConfig::latent(0.0015, 0.0195)
+        .noise_schedule()
+        .expect("a valid schedule");
+    let loss = DiffusionLossConfig::default()
+        .init(schedule)
+        .expect("a valid loss");
     Device::flex().seed(1);
     let model = config.init(&Device::flex().autodiff()).materialize();
     let mut expected: Option<(Vec<f32>, Vec<f32>)> = None;
     for (name, device) in devices() {
         let model = on(model.clone(), &device.clone().autodiff());
-        let (x, context) = (noise(0, [2, 3, 12, 8], &device), noise(1, [2, 5, 24], &device));
+        let (x, context) = (
+            noise(0, [2, 3, 12, 8], &device),
+            noise(1, [2, 5, 24], &device),
+        );
         let timesteps = Tensor::<1>::from_floats([10.0, 900.0], &device);
         let output = model.forward(x.clone(), timesteps, Some(context));
         let target = noise(2, [2, 3, 12, 8], &device);
@@ -96,11 +114,17 @@ fn autoencoder_objective() {
     };
     let cpu = Device::flex().autodiff();
     Device::flex().seed(2);
-    let (vae, discriminator) = (config.init(&cpu).materialize(), discriminator.init(&cpu).materialize());
+    let (vae, discriminator) = (
+        config.init(&cpu).materialize(),
+        discriminator.init(&cpu).materialize(),
+    );
     let mut expected: Option<(Vec<f32>, Vec<f32>)> = None;
     for (name, device) in devices() {
         let autodiff = device.clone().autodiff();
-        let (vae, discriminator) = (on(vae.clone(), &autodiff), on(discriminator.clone(), &autodiff));
+        let (vae, discriminator) = (
+            on(vae.clone(), &autodiff),
+            on(discriminator.clone(), &autodiff),
+        );
         let images = noise(3, [2, 3, 32, 32], &device).tanh();
         let step = objective.generator(
             &vae,
@@ -110,16 +134,21 @@ fn autoencoder_objective() {
             1,
         );
         let terms = step.terms;
-        let gradient = step.grads.get::<4>(vae.encoder.conv_in.weight.id).expect("a gradient");
-        let found = (
-            vec![terms.total, terms.nll, terms.kl],
-            values(gradient),
-        );
+        let gradient = step
+            .grads
+            .get::<4>(vae.encoder.conv_in.weight.id)
+            .expect("a gradient");
+        let found = (vec![terms.total, terms.nll, terms.kl], values(gradient));
         match &expected {
             None => expected = Some(found),
             Some((terms, gradient)) => {
                 assert_close(&format!("{name} objective"), &found.0, terms, 1e-4);
-                assert_close(&format!("{name} encoder gradient"), &found.1, gradient, 1e-2);
+                assert_close(
+                    &format!("{name} encoder gradient"),
+                    &found.1,
+                    gradient,
+                    1e-2,
+                );
             }
         }
     }

@@ -45,8 +45,9 @@ fn killed_at_any_moment_training_goes_on_as_if_nothing_had_happened() {
         }
         assert_same(&result(&workspace, &run), &expected);
         let names = workspace.files(&run).into_keys();
-        let leftovers: Vec<String> =
-            names.filter(|name| name.contains(".partial") || name.contains(".replaced")).collect();
+        let leftovers: Vec<String> = names
+            .filter(|name| name.contains(".partial") || name.contains(".replaced"))
+            .collect();
         assert!(leftovers.is_empty(), "{leftovers:?}");
         if kills >= KILLS {
             break;
@@ -59,7 +60,9 @@ fn killed_at_any_moment_training_goes_on_as_if_nothing_had_happened() {
 fn ctrl_c_finishes_the_step_and_says_how_to_go_on() {
     let workspace = Workspace::new();
     let steps = "--steps 24";
-    workspace.run(&format!("train all tiny.toml --data data --out reference {steps}"));
+    workspace.run(&format!(
+        "train all tiny.toml --data data --out reference {steps}"
+    ));
 
     let child = train(&workspace, "run", steps);
     let stopped_at = interrupt_after(&workspace, child, "run/stage1", 3);
@@ -68,7 +71,9 @@ fn ctrl_c_finishes_the_step_and_says_how_to_go_on() {
     let child = train(&workspace, "run", &format!("{steps} --set data.workers=3"));
     let stopped_at = interrupt_after(&workspace, child, "run/stage2", 3);
     assert!((3..24).contains(&stopped_at), "{stopped_at}");
-    workspace.run(&format!("train all tiny.toml --data data --out run --resume {steps} --set data.workers=1"));
+    workspace.run(&format!(
+        "train all tiny.toml --data data --out run --resume {steps} --set data.workers=1"
+    ));
     assert_same(&result(&workspace, "run"), &result(&workspace, "reference"));
 }
 
@@ -115,14 +120,19 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_used() {
     let output = workspace.output(&format!("{command} --resume"));
     let stderr = support::stderr(&output);
     support::succeeded(output);
-    assert!(stderr.contains("step-00000008") && stderr.contains("checksum"), "{stderr}");
+    assert!(
+        stderr.contains("step-00000008") && stderr.contains("checksum"),
+        "{stderr}"
+    );
     assert_same(&result(&workspace, "run"), &expected);
 }
 
 /// Starts both stages of the tiny configuration, going on where there is something to go on from.
 fn train(workspace: &Workspace, run: &str, options: &str) -> Child {
     workspace
-        .command(&format!("train all tiny.toml --data data --out {run} --resume {options}"))
+        .command(&format!(
+            "train all tiny.toml --data data --out {run} --resume {options}"
+        ))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -134,18 +144,33 @@ fn train(workspace: &Workspace, run: &str, options: &str) -> Child {
 fn interrupt_after(workspace: &Workspace, mut child: Child, stage: &str, count: usize) -> u64 {
     let metrics = workspace.path(stage).join("metrics.jsonl");
     while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < count {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be interrupted");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "it ended before it could be interrupted"
+        );
         sleep(Duration::from_millis(2));
     }
     let pid = child.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     let output = child.wait_with_output().unwrap();
     let stdout = support::succeeded(output);
-    assert!(stdout.contains("stopped after") && stdout.contains("--resume"), "{stdout}");
+    assert!(
+        stdout.contains("stopped after") && stdout.contains("--resume"),
+        "{stdout}"
+    );
 
     let logged = fs::read_to_string(&metrics).unwrap().lines().count() as u64;
     let checkpoint = format!("checkpoints/step-{logged:08}/state.json");
-    assert!(workspace.path(stage).join(&checkpoint).is_file(), "no {checkpoint}");
+    assert!(
+        workspace.path(stage).join(&checkpoint).is_file(),
+        "no {checkpoint}"
+    );
     logged
 }
 
@@ -156,16 +181,30 @@ fn result(workspace: &Workspace, run: &str) -> BTreeMap<String, Vec<u8>> {
     let last: Vec<String> = ["stage1", "stage2"]
         .iter()
         .filter_map(|stage| {
-            let names = files.keys().filter(|name| name.starts_with(stage) && is_checkpoint(name));
-            names.max().map(|name| name.rsplit_once('/').expect("a file in a checkpoint").0.to_owned())
+            let names = files
+                .keys()
+                .filter(|name| name.starts_with(stage) && is_checkpoint(name));
+            names.max().map(|name| {
+                name.rsplit_once('/')
+                    .expect("a file in a checkpoint")
+                    .0
+                    .to_owned()
+            })
         })
         .collect();
     files.retain(|name, _| {
         let weights = name.ends_with(".safetensors");
-        let in_last = last.iter().any(|checkpoint| name.starts_with(checkpoint.as_str()));
+        let in_last = last
+            .iter()
+            .any(|checkpoint| name.starts_with(checkpoint.as_str()));
         match is_checkpoint(name) {
             true => weights && in_last,
-            false => weights || name.ends_with(".png") || name.ends_with(".jsonl") || name.contains("model/"),
+            false => {
+                weights
+                    || name.ends_with(".png")
+                    || name.ends_with(".jsonl")
+                    || name.contains("model/")
+            }
         }
     });
     for (name, content) in &mut files {
@@ -179,9 +218,12 @@ fn result(workspace: &Workspace, run: &str) -> BTreeMap<String, Vec<u8>> {
 
 /// A `metrics.jsonl` without the figures that a clock has made.
 fn without_times(metrics: &[u8]) -> Vec<u8> {
-    let lines = metrics.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    let lines = metrics
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty());
     let records = lines.map(|line| {
-        let mut record: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line).unwrap();
+        let mut record: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(line).unwrap();
         record.retain(|name, _| !name.contains("seconds"));
         serde_json::Value::from(record).to_string() + "\n"
     });
@@ -191,7 +233,10 @@ fn without_times(metrics: &[u8]) -> Vec<u8> {
 fn assert_same(found: &BTreeMap<String, Vec<u8>>, expected: &BTreeMap<String, Vec<u8>>) {
     let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(found), names(expected));
-    let different: Vec<&String> = found.keys().filter(|name| found[*name] != expected[*name]).collect();
+    let different: Vec<&String> = found
+        .keys()
+        .filter(|name| found[*name] != expected[*name])
+        .collect();
     assert!(different.is_empty(), "these differ: {different:?}");
 }
 
@@ -212,7 +257,9 @@ struct Random(u64);
 
 impl Random {
     fn from_clock() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("the clock is past 1970");
         let seed = match std::env::var("LDM_TEST_SEED") {
             Ok(seed) => seed.parse().expect("LDM_TEST_SEED is a number"),
             Err(_) => u64::from(now.subsec_nanos()),

@@ -127,7 +127,10 @@ impl Workspace {
     /// The program, to be started in this folder.
     pub(crate) fn command_of(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ldm"));
-        command.args(arguments).current_dir(self.dir.path()).stdin(Stdio::null());
+        command
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null());
         // No test may depend on the network or wait for it.
         command.env("HF_HUB_OFFLINE", "1");
         command
@@ -154,7 +157,12 @@ impl Workspace {
 
 /// Standard output of a program that must have succeeded.
 pub(crate) fn succeeded(output: Output) -> String {
-    assert!(output.status.success(), "{}:\n{}", output.status, stderr(&output));
+    assert!(
+        output.status.success(),
+        "{}:\n{}",
+        output.status,
+        stderr(&output)
+    );
     String::from_utf8(output.stdout).expect("the output is UTF-8")
 }
 
@@ -174,7 +182,9 @@ pub(crate) fn write_pictures(folder: &Path, count: u32) {
             Rgb([level, (20 * number) as u8, (6 * x) as u8])
         });
         picture.save(folder.join(format!("{number}.png"))).unwrap();
-        metadata += &format!("{{\"file_name\": \"{number}.png\", \"text\": \"picture number {number}\"}}\n");
+        metadata += &format!(
+            "{{\"file_name\": \"{number}.png\", \"text\": \"picture number {number}\"}}\n"
+        );
     }
     fs::write(folder.join("metadata.jsonl"), metadata).unwrap();
 }
@@ -189,7 +199,10 @@ fn collect(root: &Path, folder: &Path, files: &mut BTreeMap<String, Vec<u8>>) {
             collect(root, &path, files);
         } else {
             let name = path.strip_prefix(root).expect("found below the root");
-            files.insert(name.to_string_lossy().replace('\\', "/"), fs::read(&path).unwrap());
+            files.insert(
+                name.to_string_lossy().replace('\\', "/"),
+                fs::read(&path).unwrap(),
+            );
         }
     }
 }

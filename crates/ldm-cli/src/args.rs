@@ -115,7 +115,9 @@ pub(crate) struct TrainArgs {
 fn setting(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some((key, _)) if !key.trim().is_empty() => Ok(text.into()),
-        _ => Err("a setting has the form section.key=value, such as stage1.training.steps=1000".into()),
+        _ => Err(
+            "a setting has the form section.key=value, such as stage1.training.steps=1000".into(),
+        ),
     }
 }
 

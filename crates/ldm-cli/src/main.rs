@@ -29,13 +29,20 @@ fn main() -> ExitCode {
 /// One `error:` line, its causes, and a `help:` line where there is something to do.
 fn report(error: &Error) {
     note(format_args!("error: {error}"));
+    let mut said = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        for (index, line) in error.to_string().trim_end().lines().enumerate() {
+        let text = error.to_string();
+        cause = error.source();
+        // Many errors repeat their cause.
+        if said.contains(&text) {
+            continue;
+        }
+        for (index, line) in text.trim_end().lines().enumerate() {
             let prefix = if index == 0 { "  cause: " } else { "         " };
             note(format_args!("{prefix}{line}"));
         }
-        cause = error.source();
+        said = text;
     }
     if let Some(help) = error.help() {
         note(format_args!("help: {help}"));

@@ -113,7 +113,9 @@ impl Progress {
             if due || done == total {
                 self.last_line = Some(Instant::now());
                 let left = HumanDuration(self.bar.eta());
-                note(format_args!("{title} {done}/{total}, {left:#} left  {details}"));
+                note(format_args!(
+                    "{title} {done}/{total}, {left:#} left  {details}"
+                ));
             }
         }
         if done == total {

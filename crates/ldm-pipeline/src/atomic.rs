@@ -44,8 +44,8 @@ impl WriteError {
 /// What to do about a write that failed, where there is something to do.
 pub(crate) fn write_help(error: &io::Error) -> Option<String> {
     use io::ErrorKind::{
-        AlreadyExists, FileTooLarge, IsADirectory, NotADirectory, NotFound, PermissionDenied, QuotaExceeded,
-        ReadOnlyFilesystem, StorageFull,
+        AlreadyExists, FileTooLarge, IsADirectory, NotADirectory, NotFound, PermissionDenied,
+        QuotaExceeded, ReadOnlyFilesystem, StorageFull,
     };
     let help = match error.kind() {
         StorageFull | QuotaExceeded | FileTooLarge => {

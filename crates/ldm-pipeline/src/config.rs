@@ -223,22 +223,23 @@ impl RunConfig {
             apply_override(&mut table, change)?;
         }
         let mut unknown = Vec::new();
-        let mut note_unknown = |path: serde_ignored::Path| unknown.push(path.to_string());
-        let config: Self = serde_path_to_error::deserialize(serde_ignored::Deserializer::new(
+        // An optional section has a `?` in its path.
+        let mut note_unknown =
+            |path: serde_ignored::Path| unknown.push(path.to_string().replace(".?", ""));
+        let result = serde_path_to_error::deserialize(serde_ignored::Deserializer::new(
             toml::Value::Table(table),
             &mut note_unknown,
-        ))
-        .map_err(|error| ConfigError::Value {
-            file: name.into(),
-            key: error.path().to_string(),
-            problem: error.into_inner().message().to_string(),
-        })?;
+        ));
         unknown.retain(|key| !FORMAT_TAGS.iter().any(|tag| key.ends_with(tag)));
+        let config: Self = result.map_err(|error| {
+            let path = error.path().to_string();
+            malformed(name, &path, error.into_inner().message(), &unknown)
+        })?;
         if let Some(key) = unknown.first() {
             return Err(ConfigError::UnknownKey {
                 file: name.into(),
                 key: key.clone(),
-                suggestion: config.closest_key(key),
+                suggestion: nearest(key, config.keys()),
             });
         }
         config
@@ -264,8 +265,9 @@ impl RunConfig {
         }
         self.data.validate()?;
         self.stage1.training.validate("stage1.training")?;
-        vae.validate().map_err(|e| ("stage1.vae", e.to_string()))?;
-        (self.stage1.loss.validate()).map_err(|e| ("stage1.loss", e.to_string()))?;
+        vae.validate()
+            .map_err(|e| ("stage1.vae", format!("is wrong: {e}")))?;
+        (self.stage1.loss.validate()).map_err(|e| ("stage1.loss", format!("is wrong: {e}")))?;
         if [vae.in_channels, vae.out_channels] != [3, 3] {
             let problem = format!(
                 "maps {} channels to {}, but images have 3: red, green and blue",
@@ -318,18 +320,67 @@ impl RunConfig {
         }
     }
 
-    /// The known key nearest to a misspelt one, if any is near.
-    fn closest_key(&self, key: &str) -> Option<String> {
+    /// All keys that are set, with their sections.
+    fn keys(&self) -> Vec<String> {
         let table = toml::Table::try_from(self).expect("a configuration is a TOML table");
-        let mut known = Vec::new();
-        collect_keys("", &table, &mut known);
-        known
-            .into_iter()
-            .map(|candidate| (strsim::damerau_levenshtein(&candidate, key), candidate))
-            .min()
-            .filter(|(distance, _)| *distance <= 4)
-            .map(|(_, candidate)| candidate)
+        let mut keys = Vec::new();
+        collect_keys("", &table, &mut keys);
+        keys
     }
+}
+
+/// The error for what serde says about the section or key at `path`. A misspelt key may be what makes another one missing.
+fn malformed(file: &str, path: &str, message: &str, unknown: &[String]) -> ConfigError {
+    let file = file.to_owned();
+    let mut names = message.split('`').skip(1).step_by(2);
+    let section = |name: &str| match path {
+        "" | "." => name.to_owned(),
+        _ => format!("{path}.{name}"),
+    };
+    if message.starts_with("unknown field")
+        && let Some(key) = names.next()
+    {
+        let section = path.strip_suffix(key).unwrap_or(path).trim_end_matches('.');
+        return ConfigError::UnknownKey {
+            file,
+            key: format!("{section}.{key}"),
+            suggestion: nearest(key, names.map(str::to_owned))
+                .map(|key| format!("{section}.{key}")),
+        };
+    }
+    if message.starts_with("missing field")
+        && let Some(missing) = names.next().map(section)
+    {
+        let misspelt = unknown
+            .iter()
+            .find(|key| nearest(key, [missing.clone()]).is_some());
+        return match misspelt {
+            Some(key) => ConfigError::UnknownKey {
+                file,
+                key: key.clone(),
+                suggestion: Some(missing),
+            },
+            None => ConfigError::Value {
+                file,
+                key: missing,
+                problem: "is missing".into(),
+            },
+        };
+    }
+    ConfigError::Value {
+        file,
+        key: path.into(),
+        problem: format!("is wrong: {message}"),
+    }
+}
+
+/// The known key nearest to a misspelt one, if any is near.
+fn nearest(key: &str, known: impl IntoIterator<Item = String>) -> Option<String> {
+    (known.into_iter())
+        .map(|candidate| (strsim::damerau_levenshtein(&candidate, key), candidate))
+        .min()
+        .filter(|(distance, candidate)| *distance <= 4.min(candidate.len() / 2))
+        .map(|(_, candidate)| candidate)
 }
 
 /// Keys of diffusers' files that name the file's own format.
@@ -422,7 +473,7 @@ impl TrainingConfig {
 impl Stage2Config {
     fn validate(&self, vae: &AutoencoderKlConfig) -> Result<(), (&'static str, String)> {
         self.training.validate("stage2.training")?;
-        (self.unet.validate()).map_err(|e| ("stage2.unet", e.to_string()))?;
+        (self.unet.validate()).map_err(|e| ("stage2.unet", format!("is wrong: {e}")))?;
         let channels = [self.unet.in_channels, self.unet.out_channels];
         if channels != [vae.latent_channels; 2] {
             let problem = format!(
@@ -440,13 +491,13 @@ impl Stage2Config {
         let scheduler = self.noise.scheduler(&self.loss);
         let schedule = scheduler
             .noise_schedule()
-            .map_err(|e| ("stage2.noise", e.to_string()))?;
-        (self.loss.init(schedule)).map_err(|e| ("stage2.loss", e.to_string()))?;
+            .map_err(|e| ("stage2.noise", format!("is wrong: {e}")))?;
+        (self.loss.init(schedule)).map_err(|e| ("stage2.loss", format!("is wrong: {e}")))?;
         let preview = &self.preview;
         (preview
             .sampler
             .build(&scheduler, preview.steps, preview.eta))
-        .map_err(|e| ("stage2.preview", e.to_string()))?;
+        .map_err(|e| ("stage2.preview", format!("is wrong: {e}")))?;
         if !preview.guidance.is_finite() {
             let problem = format!(
                 "has `guidance` = {}: it must be a finite number",

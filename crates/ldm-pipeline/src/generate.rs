@@ -75,7 +75,9 @@ impl LatentDiffusion {
         mut on_step: impl FnMut(GenerateProgress) -> ControlFlow<()>,
     ) -> Result<Vec<RgbImage>, Error> {
         self.check(request)?;
-        let latent_size = self.pixel_size(request)?.map(|side| side / self.vae_config.factor());
+        let latent_size = self
+            .pixel_size(request)?
+            .map(|side| side / self.vae_config.factor());
         let batches: Vec<&[String]> = request.prompts.chunks(request.batch.max(1)).collect();
         let mut progress = GenerateProgress { done: 0, total: 0 };
         let mut images = Vec::with_capacity(request.prompts.len());
@@ -175,9 +177,14 @@ impl LatentDiffusion {
             return refuse("this model is unconditional: it takes no negative prompt".into());
         }
         if !request.guidance.is_finite() {
-            return refuse(format!("the guidance is {}: it must be a finite number", request.guidance));
+            return refuse(format!(
+                "the guidance is {}: it must be a finite number",
+                request.guidance
+            ));
         }
-        request.sampler.build(&self.scheduler, request.steps, request.eta)?;
+        request
+            .sampler
+            .build(&self.scheduler, request.steps, request.eta)?;
         let size = self.pixel_size(request)?;
         let factor = self.vae_config.factor();
         if size.iter().any(|&side| side == 0 || side % factor != 0) {
@@ -193,7 +200,9 @@ impl LatentDiffusion {
     fn pixel_size(&self, request: &Request) -> Result<[usize; 2], Error> {
         (request.size)
             .or(self.native_size().map(|side| [side, side]))
-            .ok_or_else(|| Error::Request("the model doesn't say its size: give --width and --height".into()))
+            .ok_or_else(|| {
+                Error::Request("the model doesn't say its size: give --width and --height".into())
+            })
     }
 
     /// Where the model's parameters are.

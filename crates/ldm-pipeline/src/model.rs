@@ -131,7 +131,9 @@ impl ModelConfigs {
                 .map_err(|error| malformed(&scheduler_path, error))?,
             facts: ModelFacts::read(dir)?,
         };
-        configs.check_fit().map_err(|problem| malformed(&unet_path, problem))?;
+        configs
+            .check_fit()
+            .map_err(|problem| malformed(&unet_path, problem))?;
         Ok(configs)
     }
 
@@ -148,7 +150,9 @@ impl ModelConfigs {
             return Err("class-conditional models are not supported".into());
         }
         match (unet.cross_attention_dim, &self.bert) {
-            (Some(_), None) => Err(format!("it attends to a text, but there is no {BERT}/{CONFIG}")),
+            (Some(_), None) => Err(format!(
+                "it attends to a text, but there is no {BERT}/{CONFIG}"
+            )),
             (Some(width), Some(bert)) if bert.d_model != width => Err(format!(
                 "its `cross_attention_dim` is {width}, but the text encoder's `d_model` is {}",
                 bert.d_model

@@ -20,7 +20,10 @@ use crate::{
     rng::{Stream, permutation},
     run::RunDir,
     sheet::{Sheet, save_png},
-    train::{Event, Observer, Outcome, Stage, images::load_images, train_diffusion, train_vae},
+    train::{
+        Event, Observer, Outcome, Stage, images::load_images, perceptual::find_vgg,
+        train_diffusion, train_vae,
+    },
 };
 
 /// The preset, a configuration like any other.
@@ -158,6 +161,10 @@ fn configure(options: &Options, data: &Path, observer: &mut Observer) -> Result<
     let mut config = RunConfig::parse(PRESET, "the quickstart's preset", &[])?;
     config.seed = options.seed;
     config.data.path = Some(data.into());
+    if let Some(vgg) = &options.vgg {
+        // Before the pictures are written, so that a wrong name leaves nothing behind.
+        find_vgg(vgg)?;
+    }
     config.stage1.vgg = options.vgg.clone();
     if options.vgg.is_none() {
         config.stage1.loss.perceptual_weight = 0.0;
@@ -176,6 +183,8 @@ fn shorten(config: &mut RunConfig, steps: u64) {
     config.stage1.loss.disc_start = config.stage1.loss.disc_start.min(steps / 2);
     if let Some(stage2) = &mut config.stage2 {
         stage2.training.steps = steps;
+        // Samples of such a model are noise, however long they take.
+        stage2.preview.steps = stage2.preview.steps.min(steps as usize);
     }
 }
 

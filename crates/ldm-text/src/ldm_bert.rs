@@ -33,6 +33,8 @@ pub struct LdmBertConfig {
     pub d_model: usize,
     /// The id that pads a text. Padding is attended like any other token.
     pub pad_token_id: u32,
+    /// Standard deviation of the initial embeddings of tokens and positions.
+    pub init_std: f64,
     /// The feed-forward part's activation.
     pub activation_function: Activation,
     /// Whether the weights hold a head that maps back to the vocabulary. Conditioning never computes it, but
@@ -60,6 +62,7 @@ impl Default for LdmBertConfig {
             head_dim: 64,
             d_model: 1280,
             pad_token_id: 0,
+            init_std: 0.02,
             activation_function: Activation::Gelu,
             to_logits: true,
         }
@@ -67,7 +70,7 @@ impl Default for LdmBertConfig {
 }
 
 impl LdmBertConfig {
-    /// A model with random weights: embeddings from N(0, 0.02^2) as in the original, linear layers from burn's
+    /// A model with random weights: embeddings from N(0, `init_std`^2), linear layers from burn's
     /// default, which is PyTorch's.
     pub fn init(&self, device: &Device) -> LdmBert {
         LdmBert {
@@ -83,7 +86,7 @@ impl LdmBertConfig {
             EmbeddingConfig::new(rows, self.d_model)
                 .with_initializer(Initializer::Normal {
                     mean: 0.0,
-                    std: 0.02,
+                    std: self.init_std,
                 })
                 .init(device)
         };

@@ -9,7 +9,10 @@ pub(crate) fn run() -> Result<(), Error> {
             true => "yes".into(),
             false => format!("no: cargo build --release --features {}", backend.feature),
         };
-        print(format_args!("{:10} {:44} {built}", backend.name, backend.description))?;
+        print(format_args!(
+            "{:10} {:44} {built}",
+            backend.name, backend.description
+        ))?;
     }
     print("\nA number after a colon picks one of several: --device cuda:1")?;
     Ok(())

@@ -19,7 +19,9 @@ pub(crate) fn run(args: QuickstartArgs) -> Result<(), Error> {
     progress.finish();
     let Some(report) = report else {
         let out = args.out.display();
-        print(format_args!("stopped; go on with: ldm quickstart --resume --out {out}"))?;
+        print(format_args!(
+            "stopped; go on with: ldm quickstart --resume --out {out}"
+        ))?;
         return Ok(());
     };
     print("")?;
@@ -32,8 +34,14 @@ pub(crate) fn run(args: QuickstartArgs) -> Result<(), Error> {
         report.psnr
     ))?;
     print("")?;
-    print(format_args!("samples          {}", report.samples.display()))?;
-    print(format_args!("reconstructions  {}", report.reconstructions.display()))?;
+    print(format_args!(
+        "samples          {}",
+        report.samples.display()
+    ))?;
+    print(format_args!(
+        "reconstructions  {}",
+        report.reconstructions.display()
+    ))?;
     print(format_args!("loss curves      {}", report.curves.display()))?;
     print(format_args!("model            {}", report.model.display()))?;
     print("")?;

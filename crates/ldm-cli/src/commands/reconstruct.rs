@@ -29,7 +29,11 @@ pub(crate) fn run(args: ReconstructArgs) -> Result<(), Error> {
 
 /// A picture in the output folder for each image, under its name. None may be written over an image or another picture.
 fn output_paths(args: &ReconstructArgs) -> Result<Vec<PathBuf>, Error> {
-    let images: HashSet<PathBuf> = args.images.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    let images: HashSet<PathBuf> = args
+        .images
+        .iter()
+        .filter_map(|path| path.canonicalize().ok())
+        .collect();
     let mut taken = HashSet::new();
     let mut outputs = Vec::with_capacity(args.images.len());
     for path in &args.images {

@@ -21,7 +21,8 @@ pub(crate) fn run(args: SampleArgs) -> Result<(), Error> {
         steps: args.steps as usize,
         eta: args.eta,
         guidance: args.guidance,
-        size: (args.height.zip(args.width)).map(|(height, width)| [height as usize, width as usize]),
+        size: (args.height.zip(args.width))
+            .map(|(height, width)| [height as usize, width as usize]),
         batch: args.batch as usize,
     };
     model.check(&request)?;
@@ -82,8 +83,15 @@ fn output_paths(out: &Path, count: usize) -> Vec<PathBuf> {
 /// Finds out before the work, not after it, whether its results can be saved. They are all in one folder.
 fn check_writable(paths: &[PathBuf]) -> Result<(), Error> {
     for path in paths {
-        if path.is_dir() || path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("png")) {
-            let problem = format!("--out names the PNG file to write, such as sample.png, not {}", path.display());
+        if path.is_dir()
+            || path
+                .extension()
+                .is_none_or(|extension| !extension.eq_ignore_ascii_case("png"))
+        {
+            let problem = format!(
+                "--out names the PNG file to write, such as sample.png, not {}",
+                path.display()
+            );
             return Err(Error::Request(problem));
         }
     }

@@ -77,7 +77,11 @@ fn describe(config: &RunConfig, stage: Stage) -> String {
 fn print_next(out: &Path, stages: &[Stage]) -> Result<(), Error> {
     let out = out.display();
     match stages.contains(&Stage::Diffusion) {
-        true => print(format_args!("try next: ldm sample \"a prompt\" --model {out}")),
-        false => print(format_args!("try next: ldm train diffusion CONFIG --out {out}")),
+        true => print(format_args!(
+            "try next: ldm sample \"a prompt\" --model {out}"
+        )),
+        false => print(format_args!(
+            "try next: ldm train diffusion CONFIG --out {out}"
+        )),
     }
 }

@@ -7,7 +7,7 @@
 
 pub(crate) mod images;
 mod latents;
-mod perceptual;
+pub(crate) mod perceptual;
 mod recorder;
 mod run_loop;
 mod stage1;

@@ -1,6 +1,6 @@
 //! The network behind the perceptual term.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::{module::Module, tensor::Device};
 use ldm_autoencoder::{Lpips, LpipsConfig, weights::VGG16_KEY_MAP};
@@ -28,7 +28,7 @@ pub(super) fn load_lpips(
     let Some(vgg) = &stage1.vgg else {
         return Err(Error::PerceptualNetworkMissing);
     };
-    let path = hub::weights_file(vgg, "model.safetensors")?;
+    let path = find_vgg(vgg)?;
     let config = LpipsConfig {
         heads: stage1.lpips_heads.is_some(),
         ..LpipsConfig::default()
@@ -46,6 +46,14 @@ pub(super) fn load_lpips(
     );
     let _ = observer(Event::Note(&note));
     Ok(Lpips { convs, heads })
+}
+
+/// The file of VGG16's weights that a path or a hub id names.
+///
+/// # Errors
+/// If it can't be had.
+pub(crate) fn find_vgg(spec: &str) -> Result<PathBuf, Error> {
+    hub::weights_file(spec, "model.safetensors")
 }
 
 /// Loads one of the fields of [`Lpips`], whose name is `prefix` in the key map.
