@@ -94,7 +94,7 @@ pub fn quickstart(
         options.resume,
     )?;
     if !data.exists() {
-        let pictures = twemoji::select(&selection());
+        let pictures = twemoji::select(&selection(options.steps));
         twemoji::export(&data, &pictures)?;
         let count = pictures.len();
         let note = format!("{count} Twemoji pictures (CC-BY 4.0) in {}", data.display());
@@ -141,8 +141,12 @@ pub fn quickstart(
     }))
 }
 
-/// Things to recognise: no people, whose variants resemble each other, and no signs.
-fn selection() -> Selection {
+/// Things to recognise: no people, whose variants resemble each other, and no signs. A training that was shortened to `steps` gets
+/// no more than it could look at.
+fn selection(steps: Option<u64>) -> Selection {
+    let limit = steps.map_or(PICTURES, |steps| {
+        PICTURES.min(2 * PROMPTS + 16 * steps.min(PICTURES as u64) as usize)
+    });
     Selection {
         groups: vec![
             Group::Animals,
@@ -152,7 +156,7 @@ fn selection() -> Selection {
             Group::Objects,
         ],
         skin_tones: false,
-        limit: Some(PICTURES),
+        limit: Some(limit),
     }
 }
 
