@@ -232,9 +232,7 @@ fn without_text_there_is_nothing_to_prompt() {
         .replace("CrossAttnUpBlock2D", "AttnUpBlock2D")
         .replace("cross_attention_dim = 8\n", "");
     workspace.write("plain.toml", without_text);
-    for name in ["data/metadata.jsonl"] {
-        fs::remove_file(workspace.path(name)).unwrap();
-    }
+    fs::remove_file(workspace.path("data/metadata.jsonl")).unwrap();
     workspace
         .run("train all plain.toml --data data --out run --steps 2 --set stage2.preview.steps=2");
     workspace.run("sample --model run --steps 2");

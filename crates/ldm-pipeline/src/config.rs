@@ -286,7 +286,7 @@ impl RunConfig {
     fn validate_resolution(&self) -> Result<(), (&'static str, String)> {
         let resolution = self.data.resolution;
         let factor = self.stage1.vae.factor();
-        if resolution % factor != 0 {
+        if !resolution.is_multiple_of(factor) {
             let problem =
                 format!("is {resolution}, which the autoencoder's factor {factor} does not divide");
             return Err(("data.resolution", problem));
@@ -440,7 +440,10 @@ impl TrainingConfig {
         if let Some((field, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return Err((section, format!("has `{field}` = 0: it must be at least 1")));
         }
-        if let Some(norm) = self.max_grad_norm.filter(|norm| !(*norm > 0.0)) {
+        if let Some(norm) = self
+            .max_grad_norm
+            .filter(|norm| norm.is_nan() || *norm <= 0.0)
+        {
             return Err((
                 section,
                 format!("has `max_grad_norm` = {norm}: it must be above 0"),
