@@ -47,11 +47,7 @@ fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor
-        .into_data()
-        .convert::<f32>()
-        .to_vec()
-        .expect("converted to f32")
+    tensor.into_data().iter::<f32>().collect()
 }
 
 #[test]
