@@ -44,11 +44,7 @@ fn killed_at_any_moment_training_goes_on_as_if_nothing_had_happened() {
             break;
         }
         assert_same(&result(&workspace, &run), &expected);
-        let names = workspace.files(&run).into_keys();
-        let leftovers: Vec<String> = names
-            .filter(|name| name.contains(".partial") || name.contains(".replaced"))
-            .collect();
-        assert!(leftovers.is_empty(), "{leftovers:?}");
+        assert_no_leftovers(&workspace, &run);
         if kills >= KILLS {
             break;
         }
@@ -85,6 +81,27 @@ fn resuming_a_finished_run_changes_nothing() {
     let before = result(&workspace, "run");
     workspace.run(&format!("{command} --resume"));
     assert_same(&result(&workspace, "run"), &before);
+}
+
+#[test]
+fn what_a_killed_process_was_writing_is_removed() {
+    let workspace = Workspace::new();
+    let command = "train all tiny.toml --data data --out run";
+    workspace.run(&format!("{command} --steps 1"));
+    for name in [
+        ".model.partial-77/unet/config.json",
+        ".config.toml.partial-77",
+        "stage1/.metrics.jsonl.partial-77",
+        "stage1/samples/.step-00000002.png.partial-77",
+        "stage1/checkpoints/.step-00000002.partial-77/vae.safetensors",
+        "stage2/.latents.safetensors.partial-77",
+        "stage2/samples/.step-00000002.png.partial-77",
+        "stage2/checkpoints/.step-00000002.partial-77/state.json",
+    ] {
+        workspace.write(&format!("run/{name}"), "half");
+    }
+    workspace.run(&format!("{command} --steps 2 --resume"));
+    assert_no_leftovers(&workspace, "run");
 }
 
 #[test]
@@ -238,6 +255,12 @@ fn assert_same(found: &BTreeMap<String, Vec<u8>>, expected: &BTreeMap<String, Ve
         .filter(|name| found[*name] != expected[*name])
         .collect();
     assert!(different.is_empty(), "these differ: {different:?}");
+}
+
+fn assert_no_leftovers(workspace: &Workspace, run: &str) {
+    let mut names = workspace.files(run).into_keys();
+    let leftover = names.find(|name| name.contains(".partial") || name.contains(".replaced"));
+    assert_eq!(leftover, None);
 }
 
 /// Waits for a process, but not longer than `time`.

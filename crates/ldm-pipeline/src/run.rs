@@ -61,6 +61,7 @@ impl RunDir {
         atomic::create_dir(&self.stage(stage))?;
         atomic::clean_up(&self.stage(stage))?;
         atomic::create_dir(&self.samples(stage))?;
+        atomic::clean_up(&self.samples(stage))?;
         Ok(atomic::write_file(
             &self.config(),
             config.to_toml().as_bytes(),
