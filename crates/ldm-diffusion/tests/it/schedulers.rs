@@ -5,7 +5,7 @@ use std::{fs, ops::ControlFlow};
 use crate::common::{Tensors, assert_close, fixture, json, values};
 use burn::prelude::*;
 use ldm_diffusion::{
-    SamplerKind, SchedulerConfig, VarianceType,
+    SamplerKind, SchedulerConfig, TimestepSpacing, VarianceType,
     samplers::{Sampler, sample, sample_from},
 };
 use serde_json::Value;
@@ -153,11 +153,7 @@ fn assert_trajectory(name: &str, case: &Value, steps: usize, tensors: &Tensors) 
 fn ddim_recovers_the_data_from_exact_noise() {
     let tensors = tensors();
     let (x0, noise): (Tensor<4>, Tensor<4>) = (tensors.get("in.x0"), tensors.get("in.noise"));
-    let config = SchedulerConfig {
-        set_alpha_to_one: Some(true),
-        steps_offset: 0,
-        ..SchedulerConfig::latent(0.0015, 0.0195)
-    };
+    let config = SchedulerConfig::latent(0.0015, 0.0195);
     for first_step in [0, 6, 13] {
         let mut sampler = SamplerKind::Ddim.build(&config, 20, 0.0).unwrap();
         let start = sampler.add_noise(x0.clone(), noise.clone(), first_step);
@@ -211,7 +207,7 @@ fn the_caller_may_stop_and_may_replace_the_latents() {
             }
         },
     );
-    assert_eq!(result.break_value(), Some(601.0));
+    assert_eq!(result.break_value(), Some(699.0));
     assert_eq!(seen, [0.0, 7.0, 7.0, 7.0]);
 }
 
@@ -223,12 +219,29 @@ fn wrong_requests_are_named() {
         Err(error) => error.to_string(),
     };
     assert!(message(SamplerKind::Ddim.build(&config, 0, 0.0)).contains("`steps` is 0"));
-    assert!(message(SamplerKind::Ddpm.build(&config, 1000, 0.0)).contains("use fewer"));
+    assert!(message(SamplerKind::Ddim.build(&config, 1001, 0.0)).contains("`steps` is 1001"));
+    let shifted = SchedulerConfig {
+        timestep_spacing: TimestepSpacing::Leading,
+        steps_offset: 1,
+        ..config.clone()
+    };
+    assert!(message(SamplerKind::Ddpm.build(&shifted, 1000, 0.0)).contains("use fewer"));
     assert!(message(SamplerKind::Ddim.build(&config, 50, 1.5)).contains("`eta` is 1.5"));
     let unknown = "dpmm".parse::<SamplerKind>().unwrap_err().to_string();
     assert!(unknown.contains("ddpm, ddim"), "{unknown}");
     for kind in SamplerKind::ALL {
         assert_eq!(kind.to_string().parse::<SamplerKind>().unwrap(), kind);
+    }
+}
+
+/// Algorithm 2 as it is written visits every training step, so models trained here must allow it.
+#[test]
+fn every_training_step_can_be_visited() {
+    let config = SchedulerConfig::latent(0.0015, 0.0195);
+    for kind in SamplerKind::ALL {
+        let sampler = kind.build(&config, 1000, 0.0).unwrap();
+        let expected: Vec<f64> = (0..1000).rev().map(f64::from).collect();
+        assert_eq!(sampler.timesteps(), expected);
     }
 }
 
