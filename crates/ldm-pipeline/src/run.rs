@@ -58,10 +58,10 @@ impl RunDir {
     /// # Errors
     /// If the directory can't be written to.
     pub(crate) fn start(&self, stage: Stage, config: &RunConfig) -> Result<(), Error> {
-        atomic::create_dir(&self.stage(stage))?;
-        atomic::clean_up(&self.stage(stage))?;
-        atomic::create_dir(&self.samples(stage))?;
-        atomic::clean_up(&self.samples(stage))?;
+        for folder in [self.stage(stage), self.samples(stage)] {
+            atomic::create_dir(&folder)?;
+            atomic::clean_up(&folder)?;
+        }
         Ok(atomic::write_file(
             &self.config(),
             config.to_toml().as_bytes(),

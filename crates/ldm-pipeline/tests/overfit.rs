@@ -6,8 +6,9 @@ use burn::tensor::Device;
 use image::{Rgb, RgbImage};
 use ldm_pipeline::{
     config::RunConfig,
+    metrics::read_metrics,
     run::RunDir,
-    train::{Event, Outcome, Stage, train_diffusion, train_vae},
+    train::{Outcome, Stage, train_diffusion, train_vae},
 };
 
 /// Four pictures, all of them in every batch. Without averaging, what is measured is the last step's network.
@@ -116,22 +117,13 @@ fn curve(config: &RunConfig, run: &RunDir, stage: Stage, name: &str) -> Vec<f64>
         Stage::Vae => train_vae,
         Stage::Diffusion => train_diffusion,
     };
-    let mut curve = Vec::new();
-    let mut observer = |event: Event| {
-        if let Event::Step(report) = event {
-            curve.extend(
-                report
-                    .values
-                    .iter()
-                    .filter(|(found, _)| *found == name)
-                    .map(|(_, value)| *value),
-            );
-        }
+    let outcome = train(config, run, &Device::flex(), &mut |_| {
         ControlFlow::Continue(())
-    };
-    let outcome = train(config, run, &Device::flex(), &mut observer).unwrap();
+    })
+    .unwrap();
     assert_eq!(outcome, Outcome::Finished);
-    curve
+    let records = read_metrics(&run.metrics(stage)).unwrap();
+    records.iter().map(|record| record.values[name]).collect()
 }
 
 fn mean(values: &[f64]) -> f64 {
