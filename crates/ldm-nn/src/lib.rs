@@ -4,6 +4,7 @@
 //! have a hand-written CPU kernel.
 
 pub mod ops;
+pub mod weights;
 
 mod attention;
 mod embedding;
