@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     data::DataConfig,
     error::ConfigError,
+    model::ConditionerConfig,
     optim::{AdamConfig, LrSchedule},
 };
 
@@ -508,6 +509,14 @@ impl TrainingConfig {
 }
 
 impl Stage2Config {
+    /// The architecture of what turns captions, classes or masks into tensors; `None` for an unconditional model.
+    pub fn conditioner(&self) -> Option<ConditionerConfig> {
+        let text = || Some(ConditionerConfig::LdmBert(self.text.as_ref()?.bert.clone()));
+        let class = || Some(ConditionerConfig::Class(self.class.as_ref()?.embedder()));
+        let mask = || Some(ConditionerConfig::Semantic(self.semantic.as_ref()?.rescaler()));
+        text().or_else(class).or_else(mask)
+    }
+
     fn validate(&self, vae: &AutoencoderKlConfig) -> Result<(), (&'static str, String)> {
         self.training.validate("stage2.training")?;
         (self.unet.validate()).map_err(|e| ("stage2.unet", format!("is wrong: {e}")))?;

@@ -260,6 +260,15 @@ pub(super) fn locate(path: &Path) -> Result<Location, Error> {
     Err(no_model("there is no model_index.json in it"))
 }
 
+/// Weights under diffusers' present names, whichever of its names the file has: through our own and back.
+pub(super) fn modern_names(
+    tensors: &Tensors,
+    from_file: KeyMap,
+    to_file: KeyMap,
+) -> Result<Tensors, Error> {
+    Ok(tensors.renamed(from_file)?.renamed(to_file)?)
+}
+
 /// The weights in a component's folder.
 fn component(dir: &Path, stem: &str) -> Result<Tensors, Error> {
     Ok(weights::find(dir, stem)?)

@@ -7,6 +7,7 @@ pub mod compvis;
 pub mod files;
 
 mod conditioner;
+mod convert;
 mod first_stage;
 mod save;
 
@@ -18,6 +19,7 @@ use ldm_text::Tokenizer;
 use serde::{Deserialize, Serialize};
 
 pub use conditioner::{Conditioner, ConditionerConfig};
+pub use convert::convert;
 pub use files::{FirstStageFiles, ModelFiles};
 pub use first_stage::{FirstStage, FirstStageConfig};
 pub use save::save_vae;

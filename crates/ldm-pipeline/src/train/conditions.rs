@@ -14,7 +14,7 @@ use crate::{
     data::{Crop, DataError, Dataset, Fit, ImageDataset},
     error::Error,
     generate::{Condition, LabelMap},
-    model::{Conditioner, ConditionerConfig},
+    model::Conditioner,
     rng::{Stream, permutation, rng, uniform},
 };
 
@@ -101,20 +101,6 @@ impl Conditions {
             kind,
             seed: config.seed,
         })
-    }
-
-    /// The architecture of what turns the conditions into tensors.
-    pub(super) fn conditioner(stage2: &Stage2Config) -> Option<ConditionerConfig> {
-        let text = stage2.text.as_ref().map(|text| ConditionerConfig::LdmBert(text.bert.clone()));
-        let class = || {
-            let class = stage2.class.as_ref()?;
-            Some(ConditionerConfig::Class(class.embedder()))
-        };
-        let semantic = || {
-            let semantic = stage2.semantic.as_ref()?;
-            Some(ConditionerConfig::Semantic(semantic.rescaler()))
-        };
-        text.or_else(class).or_else(semantic)
     }
 
     /// Makes ids of captions, in a text-conditional run.

@@ -75,7 +75,7 @@ pub fn train_diffusion(
     let autodiff = device.clone().autodiff();
     let denoiser = initialise(config.seed, DENOISER_INIT, device, || Denoiser {
         unet: stage2.unet.init(&autodiff),
-        conditioner: Conditions::conditioner(stage2).map(|config| config.init(&autodiff)),
+        conditioner: stage2.conditioner().map(|config| config.init(&autodiff)),
     });
     let mut denoiser = Trained::new(denoiser, training, training.ema_decay);
     if let Some(checkpoint) = newest {
@@ -242,7 +242,7 @@ impl Stage2Trainer<'_> {
             configs: ModelConfigs {
                 first_stage: self.first_stage_config.clone(),
                 unet: self.stage2.unet.clone(),
-                conditioner: Conditions::conditioner(self.stage2),
+                conditioner: self.stage2.conditioner(),
                 scheduler: self.scheduler.clone(),
                 facts: ModelFacts {
                     ldm_version: env!("CARGO_PKG_VERSION").into(),
