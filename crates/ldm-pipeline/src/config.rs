@@ -620,6 +620,7 @@ impl ClassConfig {
         ClassEmbedderConfig {
             n_classes: self.n_classes,
             embed_dim: self.embed_dim,
+            key: "class_label".into(),
         }
     }
 
@@ -645,7 +646,8 @@ impl SemanticConfig {
         SpatialRescalerConfig {
             n_stages: self.n_stages,
             in_channels: self.in_channels,
-            out_channels: self.out_channels,
+            out_channels: Some(self.out_channels),
+            bias: false,
         }
     }
 }

@@ -91,8 +91,11 @@ impl LatentDiffusion {
         };
         match &self.denoiser.conditioner {
             Some(Conditioner::Class(embedder)) => {
+                let Some(ConditionerConfig::Class(config)) = &self.configs.conditioner else {
+                    unreachable!("a conditioner is made from its configuration")
+                };
                 let ids = classes(conditions, &device);
-                let unconditional = class_tensor(&[embedder.unconditional_class()], &device);
+                let unconditional = class_tensor(&[config.unconditional_class()], &device);
                 network.guidance = Some(guide(
                     embedder.forward(unconditional),
                     embedder.forward(ids),
@@ -175,7 +178,7 @@ impl LatentDiffusion {
                     }
                     let size = self.pixel_size(request)?;
                     let latent = size.map(|side| side / self.configs.first_stage.factor());
-                    let rescaled = config.output_size([map.height, map.width]);
+                    let rescaled = [map.height, map.width].map(|side| side >> config.n_stages);
                     if rescaled != latent {
                         return refuse(format!(
                             "a semantic mask of {} x {} pixels becomes {} x {}, but the latents have {} x {}: \

@@ -85,7 +85,7 @@ impl ConditionerConfig {
     /// Channels that it adds to the U-Net's input.
     pub fn concatenated_channels(&self) -> usize {
         match self {
-            Self::Semantic(config) => config.out_channels,
+            Self::Semantic(config) => config.output_channels(),
             _ => 0,
         }
     }

@@ -103,6 +103,22 @@ impl ModelFiles {
         })
     }
 
+    /// Finds out whether the weights are what the configurations say, without reading them.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn check(&self) -> Result<(), Error> {
+        let device = Device::default();
+        if let Some(tensors) = &self.first_stage {
+            check_first_stage(&self.configs.first_stage, tensors)?;
+        }
+        let options = LoadOptions {
+            key_map: ldm_diffusion::weights::KEY_MAP,
+            skip: &[],
+        };
+        Ok(weights::check(&self.configs.unet.init(&device), &self.unet, &options)?)
+    }
+
     /// Reads the weights, each straight to its place.
     ///
     /// # Errors
@@ -166,6 +182,14 @@ impl FirstStageFiles {
     /// If a tensor is missing, unknown or of another shape than the configuration says.
     pub fn load(&self, device: &Device) -> Result<FirstStage, Error> {
         load_first_stage(&self.config, &self.tensors, device)
+    }
+
+    /// Finds out whether the weights are what the configuration says, without reading them.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn check(&self) -> Result<(), Error> {
+        check_first_stage(&self.config, &self.tensors)
     }
 
     /// A checksum of the weights.
@@ -324,6 +348,19 @@ fn load_first_stage(
         FirstStage::Vq(model) => FirstStage::Vq(load_module(model, tensors, keys, &[])?),
         FirstStage::Identity => FirstStage::Identity,
     })
+}
+
+fn check_first_stage(config: &FirstStageConfig, tensors: &Tensors) -> Result<(), Error> {
+    let options = LoadOptions {
+        key_map: ldm_autoencoder::weights::KEY_MAP,
+        skip: &[],
+    };
+    match config.init(&Device::default()) {
+        FirstStage::Kl(model) => weights::check(&model, tensors, &options)?,
+        FirstStage::Vq(model) => weights::check(&model, tensors, &options)?,
+        FirstStage::Identity => {}
+    }
+    Ok(())
 }
 
 fn load_conditioner(

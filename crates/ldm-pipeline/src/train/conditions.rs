@@ -145,7 +145,7 @@ impl Conditions {
                     .zip(&batch.indices)
                     .map(|(number, &image)| {
                         if self.drops(config.dropout, step, number) {
-                            embedder.unconditional_class() as i32
+                            config.embedder().unconditional_class() as i32
                         } else {
                             classes[image] as i32
                         }

@@ -3,9 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use burn::tensor::{BoolStore, DType, TensorData};
 use burn_store::bridge;
@@ -78,7 +78,7 @@ fn header(tensors: &[PackTensor], metadata: &HeaderText) -> Result<Vec<u8>, Stri
 pub(crate) fn read_tensors(path: &Path) -> Result<(Vec<PackTensor>, HeaderText), WeightsError> {
     let mut file = File::open(path).map_err(|source| WeightsError::unreadable(path, source))?;
     let (data_start, header) = read_header(&mut file, path)?;
-    let file = Arc::new(Mutex::new(file));
+    let file = Arc::new(file);
     let mut tensors = Vec::new();
     for name in header.offset_keys() {
         let Some(info) = header.info(&name) else {
@@ -98,10 +98,7 @@ pub(crate) fn read_tensors(path: &Path) -> Result<(Vec<PackTensor>, HeaderText),
             info.shape.clone().into(),
             None,
             move || {
-                let mut bytes = vec![0; end - begin];
-                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-                file.seek(SeekFrom::Start(data_start + begin as u64))
-                    .and_then(|_| file.read_exact(&mut bytes))
+                let bytes = read_at(&file, data_start + begin as u64, end - begin)
                     .map_err(|error| PackError::IoError(error.to_string()))?;
                 Ok(TensorData::from_bytes_vec(bytes, shape.clone(), dtype))
             },
@@ -114,6 +111,25 @@ pub(crate) fn read_tensors(path: &Path) -> Result<(Vec<PackTensor>, HeaderText),
         .into_iter()
         .collect();
     Ok((tensors, metadata))
+}
+
+/// `len` bytes from `start` on. Several threads may read one file at once.
+pub(super) fn read_at(file: &File, start: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    #[cfg(unix)]
+    std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, start)?;
+    #[cfg(windows)]
+    {
+        use std::os::windows::fs::FileExt;
+        let mut read = 0;
+        while read < len {
+            match file.seek_read(&mut bytes[read..], start + read as u64)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => read += count,
+            }
+        }
+    }
+    Ok(bytes)
 }
 
 fn read_header(file: &mut File, path: &Path) -> Result<(u64, Metadata), WeightsError> {

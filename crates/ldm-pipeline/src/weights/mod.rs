@@ -1,12 +1,21 @@
-//! Weights of modules in safetensors files with the names and layouts of PyTorch, which for these models are
-//! diffusers' own: what [`save`] writes, diffusers loads, and the other way round with [`load`].
+//! Weights of modules in files with the names and layouts of PyTorch, which for these models are diffusers' own: what [`save`]
+//! writes, diffusers loads, and the other way round with [`load`].
+//!
+//! [`open`] reads safetensors and PyTorch's own files, also in several parts; what they hold is there as [`Tensors`], whose data are read one by
+//! one, so that loading never needs a second copy of the weights.
 //!
 //! Linear weights are `[out, in]` in a file, and norms have `weight` and `bias`. Where a name can't be the path of a
 //! field, a key map, pairs of a regular expression and its replacement, translates.
 
 mod file;
+mod layout;
+mod pickle;
+mod tensors;
+mod torch;
 
 pub(crate) use file::{HeaderText, read_tensors, write_tensors};
+pub(crate) use layout::{from_compvis, to_compvis};
+pub use tensors::Tensors;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -44,6 +53,14 @@ pub enum WeightsError {
         #[source]
         source: io::Error,
     },
+    /// A folder without weights.
+    #[error("no weights in {}: looked for {names}", folder.display())]
+    Absent {
+        /// The folder.
+        folder: PathBuf,
+        /// Names of files that would do.
+        names: String,
+    },
     /// The file is damaged or of another format.
     #[error("{}: {reason}", path.display())]
     Invalid {
@@ -74,9 +91,10 @@ impl WeightsError {
             Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some("check the path".into())
             }
+            Self::Absent { .. } => Some("download or export the model again".into()),
             Self::Unreadable { .. } | Self::Pattern(_) => None,
             Self::Invalid { .. } => {
-                Some("download or export the file again; only safetensors files are read".into())
+                Some("download or export the file again; safetensors and PyTorch files (zip format, since version 1.6) are read".into())
             }
             Self::Mismatch { .. } => {
                 Some("use the configuration that belongs to these weights".into())
@@ -178,24 +196,195 @@ pub fn save<M: Module>(module: &M, path: &Path, options: &SaveOptions) -> Result
     write_tensors(path, tensors, &metadata)
 }
 
-/// Loads the weights of `path` into `module` and returns it with the names of the tensors skipped. Floats of any width
-/// become the device's float type. Parameters keep their ids and whether they are trained.
+/// Opens a file of weights, whatever its format; each tensor's data are read when they are asked for.
+///
+/// # Errors
+/// [`WeightsError`] naming the file, if it can't be read or is none of safetensors, PyTorch's zip format, and the index of several files of
+/// these.
+pub fn open(path: &Path) -> Result<Tensors, WeightsError> {
+    let start = torch::beginning(path).map_err(|source| WeightsError::unreadable(path, source))?;
+    match torch::recognise(&start) {
+        Some(torch::Kind::Zip) => torch::open(path),
+        Some(torch::Kind::Legacy) => Err(WeightsError::invalid(
+            path,
+            "in the format that PyTorch wrote before version 1.6: load it with torch.load and save it again".into(),
+        )),
+        None if start.first().is_some_and(|byte| b"{ \n".contains(byte)) => open_index(path),
+        None => {
+            let (tensors, _) = read_tensors(path)?;
+            Ok(Tensors::new(path, tensors, Vec::new()))
+        }
+    }
+}
+
+/// The index of weights in several files.
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+fn open_index(path: &Path) -> Result<Tensors, WeightsError> {
+    let invalid = |reason: String| WeightsError::invalid(path, reason);
+    let text = std::fs::read(path).map_err(|source| WeightsError::unreadable(path, source))?;
+    let index: Index = serde_json::from_slice(&text)
+        .map_err(|error| invalid(format!("no index of weights: {error}")))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut all = Tensors::new(path, Vec::new(), Vec::new());
+    for file in index.weight_map.values().collect::<BTreeSet<_>>() {
+        // A name, not a path that could lead anywhere.
+        if Path::new(file).file_name() != Some(file.as_ref()) {
+            return Err(invalid(format!("it names {file:?}, which is no file beside it")));
+        }
+        all.extend(open(&folder.join(file))?);
+    }
+    let missing: Vec<String> = (index.weight_map.into_keys())
+        .filter(|name| !all.contains(name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(all);
+    }
+    Err(WeightsError::Mismatch {
+        path: path.to_path_buf(),
+        differences: Differences {
+            missing,
+            ..Differences::default()
+        },
+    })
+}
+
+/// Opens the weights in a component's folder of a diffusers or transformers directory: `STEM.safetensors`, else the variant in 16 bits, several
+/// files with an index, or the same as PyTorch files.
+///
+/// # Errors
+/// [`WeightsError`] with all names that were looked for if there is none, and those of [`open`].
+pub fn find(dir: &Path, stem: &str) -> Result<Tensors, WeightsError> {
+    // transformers' PyTorch files have another name.
+    let torch_stem = if stem == "model" { "pytorch_model" } else { stem };
+    let names = [
+        format!("{stem}.safetensors"),
+        format!("{stem}.safetensors.index.json"),
+        format!("{stem}.fp16.safetensors"),
+        format!("{torch_stem}.bin"),
+        format!("{torch_stem}.bin.index.json"),
+        format!("{torch_stem}.fp16.bin"),
+    ];
+    match names.iter().map(|name| dir.join(name)).find(|path| path.is_file()) {
+        Some(path) => open(&path),
+        None => Err(WeightsError::Absent {
+            folder: dir.to_path_buf(),
+            names: names.join(", "),
+        }),
+    }
+}
+
+/// Writes `tensors` as they are to a safetensors file, one in memory at a time, floats in 16 bits if `half`.
+///
+/// # Errors
+/// [`WeightsError`] naming the file.
+pub(crate) fn write_safetensors(
+    path: &Path,
+    tensors: Tensors,
+    half: bool,
+) -> Result<(), WeightsError> {
+    if let Some(folder) = path.parent() {
+        crate::atomic::create_dir(folder)?;
+    }
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    write_tensors(path, narrowed(tensors, half), &metadata)
+}
+
+/// Writes `tensors` as they are to a PyTorch file with a `state_dict`, one in memory at a time, floats in 16 bits if `half`.
+///
+/// # Errors
+/// [`WeightsError`] naming the file.
+pub(crate) fn write_torch(path: &Path, tensors: Tensors, half: bool) -> Result<(), WeightsError> {
+    torch::write(path, narrowed(tensors, half))
+}
+
+fn narrowed(tensors: Tensors, half: bool) -> Vec<PackTensor> {
+    let tensors = tensors.to_vec();
+    if !half {
+        return tensors;
+    }
+    let cast = FloatCastAdapter::to(DType::F16);
+    let context = ModuleContext::new(&[]);
+    tensors.into_iter().map(|tensor| cast.adapt(tensor, context)).collect()
+}
+
+/// Writes tensors in f32 to a safetensors file.
+///
+/// # Errors
+/// [`WeightsError`] naming the file.
+pub(crate) fn write_floats(
+    path: &Path,
+    tensors: Vec<(&str, Tensor<4>)>,
+) -> Result<(), WeightsError> {
+    let tensors = tensors.into_iter().map(|(name, tensor)| {
+        bridge::from_data(tensor.into_data().convert::<f32>(), name.to_owned(), None)
+    });
+    write_tensors(path, tensors.collect(), &BTreeMap::new())
+}
+
+/// Loads the weights of `path` into `module`: [`load_tensors`] of what [`open`] finds there.
+///
+/// # Errors
+/// Those of both.
+pub fn load<M: Module>(
+    module: M,
+    path: &Path,
+    options: &LoadOptions,
+) -> Result<(M, Vec<String>), WeightsError> {
+    load_tensors(module, &open(path)?, options)
+}
+
+/// Loads `tensors` into `module` and returns it with the names of the tensors skipped. Floats of any width become the device's float type.
+/// Parameters keep their ids and whether they are trained.
 ///
 /// # Errors
 /// [`WeightsError`] naming the file and every tensor that is missing, of another shape (with both shapes, in the
 /// file's layout), or neither used nor allowed to be skipped.
-pub fn load<M: Module>(
+pub fn load_tensors<M: Module>(
     mut module: M,
-    path: &Path,
+    tensors: &Tensors,
     options: &LoadOptions,
 ) -> Result<(M, Vec<String>), WeightsError> {
+    let (wanted, skipped) = fit(&module, tensors, options)?;
+    let differences = apply(&mut module, wanted, &PyTorchToBurnAdapter);
+    match differences.is_empty() {
+        true => Ok((module, skipped)),
+        false => Err(WeightsError::Mismatch {
+            path: tensors.origin().to_path_buf(),
+            differences,
+        }),
+    }
+}
+
+/// Whether [`load_tensors`] would work, found out without reading any data.
+///
+/// # Errors
+/// Those of [`load_tensors`].
+pub fn check<M: Module>(
+    module: &M,
+    tensors: &Tensors,
+    options: &LoadOptions,
+) -> Result<(), WeightsError> {
+    fit(module, tensors, options).map(drop)
+}
+
+/// The tensors that `module` has, by the paths of its fields, and the names of those that it skips.
+fn fit<M: Module>(
+    module: &M,
+    tensors: &Tensors,
+    options: &LoadOptions,
+) -> Result<(Vec<PackTensor>, Vec<String>), WeightsError> {
+    let path = tensors.origin();
+    let tensors = tensors.to_vec();
     let skip = RegexSet::new(options.skip)?;
-    let (tensors, _) = read_tensors(path)?;
     let remapper = KeyRemapper::from_pattern_iter(options.key_map.iter().copied())?;
     let (tensors, renamed) = remapper.remap(tensors);
     let file_names: BTreeMap<String, String> = renamed.into_iter().collect();
 
-    let expected = expected_tensors(&module);
+    let expected = expected_tensors(module);
     let (wanted, others): (Vec<_>, Vec<_>) = tensors
         .into_iter()
         .partition(|tensor| expected.contains_key(&tensor.name));
@@ -217,16 +406,13 @@ pub fn load<M: Module>(
         .filter(|tensor| tensor.shape != expected[&tensor.name])
         .map(|tensor| unfit(&file_name(tensor), &tensor.shape, &expected[&tensor.name]))
         .collect();
-    let mut differences = Differences {
+    let differences = Differences {
         missing,
         unused,
         unfit,
     };
     if differences.is_empty() {
-        differences = apply(&mut module, wanted, &PyTorchToBurnAdapter);
-    }
-    if differences.is_empty() {
-        Ok((module, skipped))
+        Ok((wanted, skipped))
     } else {
         Err(WeightsError::Mismatch {
             path: path.to_path_buf(),

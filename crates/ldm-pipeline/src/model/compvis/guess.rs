@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use ldm_autoencoder::compvis::FirstStageParams;
-use ldm_diffusion::compvis::CompVisUNet;
+use ldm_diffusion::{
+    compvis::CompVisUNet,
+    conditioning::{ClassEmbedderConfig, SpatialRescalerConfig},
+};
 use ldm_text::compvis::BertEmbedderParams;
 
 use super::{
     CONDITION, FIRST_STAGE, UNET, shapes_under,
-    yaml::{
-        ClassEmbedderParams, Condition, Description, Diffusion, Process, SpatialRescalerParams,
-    },
+    yaml::{Condition, Description, Diffusion, Process},
 };
 use crate::{error::Error, weights::Tensors};
 
@@ -35,7 +36,7 @@ pub(super) fn guess(file: &Path, tensors: &Tensors) -> Result<Description, Error
         let &[n_classes, embed_dim] = shape.as_slice() else {
             return Err(unknown(&"`cond_stage_model.embedding.weight` is no matrix"));
         };
-        Condition::Class(ClassEmbedderParams {
+        Condition::Class(ClassEmbedderConfig {
             embed_dim,
             n_classes,
             key: "class".into(),
@@ -44,14 +45,12 @@ pub(super) fn guess(file: &Path, tensors: &Tensors) -> Result<Description, Error
         let &[out_channels, in_channels, 1, 1] = shape.as_slice() else {
             return Err(unknown(&"`cond_stage_model.channel_mapper.weight` is no 1x1 convolution"));
         };
-        Condition::Semantic(SpatialRescalerParams {
+        Condition::Semantic(SpatialRescalerConfig {
             // As many halvings as the first stage has, for a mask of the picture's size.
             n_stages: first_stage
                 .keys()
                 .filter(|key| key.starts_with("encoder.down.") && key.ends_with(".downsample.conv.weight"))
                 .count(),
-            method: "bilinear".into(),
-            multiplier: 0.5,
             in_channels,
             out_channels: Some(out_channels),
             bias: false,

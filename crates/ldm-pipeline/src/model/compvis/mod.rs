@@ -15,7 +15,6 @@ use std::{
 use ldm_autoencoder::compvis::FirstStageConfig as Autoencoder;
 use ldm_diffusion::{
     BetaSchedule, PredictionType, SchedulerConfig,
-    conditioning::{ClassEmbedderConfig, SpatialRescalerConfig},
 };
 use ldm_nn::weights::KeyPair;
 use ldm_text::Tokenizer;
@@ -237,33 +236,19 @@ fn conditioner(
             let keys = ldm_text::compvis::compvis_keys(&config);
             (Some(ConditionerConfig::LdmBert(config)), Some(keys))
         }
-        Condition::Class(params) => {
-            let config = ClassEmbedderConfig {
-                n_classes: params.n_classes,
-                embed_dim: params.embed_dim,
-            };
-            let keys = vec![KeyPair::same("embedding.weight", "embedding.weight")];
-            (Some(ConditionerConfig::Class(config)), Some(keys))
+        Condition::Class(config) => {
+            config
+                .validate()
+                .map_err(|error| malformed(origin, error))?;
+            let keys = config.compvis_keys();
+            (Some(ConditionerConfig::Class(config.clone())), Some(keys))
         }
-        Condition::Semantic(params) => {
-            let supported = params.method == "bilinear" && params.multiplier == 0.5 && !params.bias;
-            let out_channels = params.out_channels.filter(|_| supported);
-            let Some(out_channels) = out_channels else {
-                return Err(malformed(
-                    origin,
-                    "its SpatialRescaler has to be bilinear, by a multiplier of 0.5, with `out_channels` and without bias",
-                ));
-            };
-            let config = SpatialRescalerConfig {
-                n_stages: params.n_stages,
-                in_channels: params.in_channels,
-                out_channels,
-            };
-            let keys = vec![KeyPair::same(
-                "channel_mapper.weight",
-                "channel_mapper.weight",
-            )];
-            (Some(ConditionerConfig::Semantic(config)), Some(keys))
+        Condition::Semantic(config) => {
+            config
+                .validate()
+                .map_err(|error| malformed(origin, error))?;
+            let keys = config.compvis_keys();
+            (Some(ConditionerConfig::Semantic(*config)), Some(keys))
         }
     })
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use burn::tensor::TensorData;
 use ldm_autoencoder::compvis::{FirstStageConfig as Autoencoder, FirstStageParams};
 use ldm_diffusion::{BetaSchedule, NoiseSchedule, PredictionType, compvis::CompVisUNet};
+use ldm_nn::weights::KeyPair;
 use ldm_text::compvis::BertEmbedderParams;
 use serde_json::{Value, json};
 
@@ -165,9 +166,7 @@ fn first_stage_node(autoencoder: &Autoencoder) -> Result<Value, Error> {
 
 fn condition_node(
     config: &ConditionerConfig,
-) -> Result<(Value, Vec<ldm_nn::weights::KeyPair>), Error> {
-    use ldm_nn::weights::KeyPair;
-
+) -> Result<(Value, Vec<KeyPair>), Error> {
     const MODULE: &str = "ldm.modules.encoders.modules";
     Ok(match config {
         ConditionerConfig::LdmBert(config) => {
@@ -179,20 +178,12 @@ fn condition_node(
             )
         }
         ConditionerConfig::Class(config) => (
-            json!({ "target": format!("{MODULE}.ClassEmbedder"), "params": {
-                "embed_dim": config.embed_dim,
-                "n_classes": config.n_classes,
-                "key": "class_label",
-            }}),
-            vec![KeyPair::same("embedding.weight", "embedding.weight")],
+            json!({ "target": format!("{MODULE}.ClassEmbedder"), "params": config }),
+            config.compvis_keys(),
         ),
         ConditionerConfig::Semantic(config) => (
-            json!({ "target": format!("{MODULE}.SpatialRescaler"), "params": {
-                "n_stages": config.n_stages,
-                "in_channels": config.in_channels,
-                "out_channels": config.out_channels,
-            }}),
-            vec![KeyPair::same("channel_mapper.weight", "channel_mapper.weight")],
+            json!({ "target": format!("{MODULE}.SpatialRescaler"), "params": config }),
+            config.compvis_keys(),
         ),
         ConditionerConfig::Bert(_) => {
             return Err(Error::Inexpressible(

@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use ldm_autoencoder::compvis::FirstStageParams;
-use ldm_diffusion::compvis::CompVisUNet;
+use ldm_diffusion::{
+    compvis::CompVisUNet,
+    conditioning::{ClassEmbedderConfig, SpatialRescalerConfig},
+};
 use ldm_text::compvis::BertEmbedderParams;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
 
 use super::super::files::{malformed, read};
 use crate::error::Error;
@@ -38,41 +41,15 @@ pub(super) enum Condition {
     /// `BERTEmbedder`
     Text(BertEmbedderParams),
     /// `ClassEmbedder`
-    Class(ClassEmbedderParams),
+    Class(ClassEmbedderConfig),
     /// `SpatialRescaler`
-    Semantic(SpatialRescalerParams),
+    Semantic(SpatialRescalerConfig),
     /// `__is_first_stage__`: the first stage's latents of a picture with a hole, and the hole's mask.
     MaskedImage,
 }
 
-/// Arguments of `ClassEmbedder`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct ClassEmbedderParams {
-    pub(super) embed_dim: usize,
-    #[serde(default = "thousand")]
-    pub(super) n_classes: usize,
-    #[serde(default = "class")]
-    pub(super) key: String,
-}
-
-/// Arguments of `SpatialRescaler`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct SpatialRescalerParams {
-    #[serde(default = "one")]
-    pub(super) n_stages: usize,
-    #[serde(default = "bilinear")]
-    pub(super) method: String,
-    #[serde(default = "half")]
-    pub(super) multiplier: f64,
-    #[serde(default = "three")]
-    pub(super) in_channels: usize,
-    pub(super) out_channels: Option<usize>,
-    #[serde(default)]
-    pub(super) bias: bool,
-}
-
 /// The diffusion process, and how latents are scaled for it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub(super) struct Process {
     pub(super) timesteps: usize,
@@ -234,7 +211,20 @@ fn condition(node: &Node, path: &Path) -> Result<Condition, Error> {
     Ok(match node.class() {
         "BERTEmbedder" => Condition::Text(node.params(path)?),
         "ClassEmbedder" => Condition::Class(node.params(path)?),
-        "SpatialRescaler" => Condition::Semantic(node.params(path)?),
+        "SpatialRescaler" => {
+            let mut node = node;
+            // The only settings that the published configurations have.
+            for (key, supported) in [("method", json!("bilinear")), ("multiplier", json!(0.5))] {
+                match node.params.remove(key) {
+                    Some(value) if value != supported => {
+                        let problem = format!("`{key}` of its SpatialRescaler is {value}, but only {supported} is supported");
+                        return Err(malformed(path, problem));
+                    }
+                    _ => {}
+                }
+            }
+            Condition::Semantic(node.params(path)?)
+        }
         other => {
             return Err(malformed(
                 path,
@@ -244,28 +234,4 @@ fn condition(node: &Node, path: &Path) -> Result<Condition, Error> {
             ));
         }
     })
-}
-
-fn thousand() -> usize {
-    1000
-}
-
-fn class() -> String {
-    "class".into()
-}
-
-fn one() -> usize {
-    1
-}
-
-fn three() -> usize {
-    3
-}
-
-fn half() -> f64 {
-    0.5
-}
-
-fn bilinear() -> String {
-    "bilinear".into()
 }
