@@ -77,7 +77,10 @@ impl File {
     }
 
     fn has(&self, name: &str) -> bool {
-        SafeTensors::deserialize(&self.0).unwrap().tensor(name).is_ok()
+        SafeTensors::deserialize(&self.0)
+            .unwrap()
+            .tensor(name)
+            .is_ok()
     }
 }
 
@@ -111,7 +114,12 @@ fn sample(workspace: &Workspace, model: &Path, start: &Array, arguments: &[&str]
     let mut all = vec!["sample"];
     all.extend_from_slice(arguments);
     all.extend(["--model", model.to_str().unwrap(), "--out", "sample.png"]);
-    all.extend(["--init-latents", "start.safetensors", "--save-latents", "end.safetensors"]);
+    all.extend([
+        "--init-latents",
+        "start.safetensors",
+        "--save-latents",
+        "end.safetensors",
+    ]);
     succeeded(workspace.command_of(&all).output().unwrap());
     File::open(to).get("latents")
 }
@@ -123,14 +131,16 @@ struct Case {
 }
 
 fn words(arguments: &[&str]) -> Vec<String> {
-    arguments.iter().map(|&argument| argument.to_owned()).collect()
+    arguments
+        .iter()
+        .map(|&argument| argument.to_owned())
+        .collect()
 }
 
 fn cases(workspace: &Workspace) -> Vec<Case> {
-    let prompts: serde_json::Value = serde_json::from_slice(
-        &fs::read(fixtures("compvis/text-kl-f8/prompts.json")).unwrap(),
-    )
-    .unwrap();
+    let prompts: serde_json::Value =
+        serde_json::from_slice(&fs::read(fixtures("compvis/text-kl-f8/prompts.json")).unwrap())
+            .unwrap();
     let class_ids = expected("class-vq-f4").get("cond.class_ids");
     let label_maps = expected("semantic-vq-f4").get("cond.label_map");
     vec![
@@ -166,7 +176,11 @@ fn cases(workspace: &Workspace) -> Vec<Case> {
         Case {
             name: "text-kl-f8",
             conditions: [0, 1].map(|item| {
-                words(&[prompts["prompts"][item].as_str().unwrap(), "--guidance", "5"])
+                words(&[
+                    prompts["prompts"][item].as_str().unwrap(),
+                    "--guidance",
+                    "5",
+                ])
             }),
         },
     ]
@@ -202,10 +216,21 @@ fn compvis_first_stages_encode_and_decode_as_the_original() {
         let expected = expected(case.name);
         let model = fixtures(&format!("compvis/{}/model.ckpt", case.name));
         let model = model.to_str().unwrap();
-        save(&workspace.path("in.safetensors"), "images", &expected.get("first_stage.image"));
+        save(
+            &workspace.path("in.safetensors"),
+            "images",
+            &expected.get("first_stage.image"),
+        );
         succeeded(
             workspace
-                .command_of(&["encode", "in.safetensors", "--model", model, "--out", "z.safetensors"])
+                .command_of(&[
+                    "encode",
+                    "in.safetensors",
+                    "--model",
+                    model,
+                    "--out",
+                    "z.safetensors",
+                ])
                 .output()
                 .unwrap(),
         );
@@ -223,10 +248,21 @@ fn compvis_first_stages_encode_and_decode_as_the_original() {
             assert_close(&what, &encoded.get("latents"), &expected, FIRST_STAGE);
         }
 
-        save(&workspace.path("end.safetensors"), "latents", &expected.get("ddim20.final"));
+        save(
+            &workspace.path("end.safetensors"),
+            "latents",
+            &expected.get("ddim20.final"),
+        );
         succeeded(
             workspace
-                .command_of(&["decode", "end.safetensors", "--model", model, "--out", "decoded"])
+                .command_of(&[
+                    "decode",
+                    "end.safetensors",
+                    "--model",
+                    model,
+                    "--out",
+                    "decoded",
+                ])
                 .output()
                 .unwrap(),
         );
@@ -247,7 +283,8 @@ fn conversion_there_and_back_changes_no_bit_of_a_sample() {
     for case in cases(&workspace) {
         let expected = expected(case.name);
         let checkpoint = fixtures(&format!("compvis/{}/model.ckpt", case.name));
-        let names = ["directory", "back.ckpt", "back.safetensors"].map(|n| format!("{}-{n}", case.name));
+        let names =
+            ["directory", "back.ckpt", "back.safetensors"].map(|n| format!("{}-{n}", case.name));
         let mut source = checkpoint.to_str().unwrap().to_owned();
         let mut arguments: Vec<&str> = case.conditions[0].iter().map(String::as_str).collect();
         arguments.extend(["--sampler", "ddim", "--steps", "3"]);
@@ -266,11 +303,17 @@ fn conversion_there_and_back_changes_no_bit_of_a_sample() {
 fn diffusers_directories_sample_to_its_latents() {
     let workspace = Workspace::empty();
     for (name, arguments) in [
-        ("ldm-text2im", vec!["A painting of a squirrel eating a burger", "--guidance", "5"]),
+        (
+            "ldm-text2im",
+            vec![
+                "A painting of a squirrel eating a burger",
+                "--guidance",
+                "5",
+            ],
+        ),
         ("ldm-uncond", vec![]),
     ] {
-        let expected =
-            File::open(fixtures(&format!("diffusers/{name}/expected.safetensors")));
+        let expected = File::open(fixtures(&format!("diffusers/{name}/expected.safetensors")));
         let model = fixtures(&format!("diffusers/{name}"));
         let mut arguments = arguments;
         arguments.extend(["--steps", "20"]);

@@ -135,7 +135,12 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "PROMPT", default_value = "")]
     pub(crate) negative: String,
     /// Class to draw, counted from 0, for a class-conditional model
-    #[arg(long, value_name = "N", conflicts_with = "prompt", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "prompt",
+        allow_negative_numbers = true
+    )]
     pub(crate) class: Option<usize>,
     /// Scene to draw, for a model of semantic masks: an image whose pixels are labels (palette index or grey level)
     #[arg(long, value_name = "IMAGE", conflicts_with_all = ["prompt", "class"])]
@@ -144,7 +149,12 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "IMAGE")]
     pub(crate) init_image: Option<PathBuf>,
     /// How far to lead away from --init-image: 0 is hardly, 1 is all the way [default: 0.8, with --mask 1]
-    #[arg(long, value_name = "S", requires = "init_image", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "S",
+        requires = "init_image",
+        allow_negative_numbers = true
+    )]
     pub(crate) strength: Option<f64>,
     /// Region of --init-image to draw anew: white in this image; the rest is kept
     #[arg(long, value_name = "IMAGE", requires = "init_image")]
@@ -161,7 +171,12 @@ pub(crate) struct SampleArgs {
     #[arg(long, default_value_t = 3.0, allow_negative_numbers = true)]
     pub(crate) guidance: f64,
     /// Brings guided predictions back to the contrast of unguided ones: 0 not at all, 1 fully
-    #[arg(long, value_name = "R", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "R",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     pub(crate) guidance_rescale: f64,
     /// Key of the noise: the same seed gives the same image
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
@@ -196,7 +211,8 @@ pub(crate) struct SampleArgs {
 
 /// The samplers under the names that users know.
 fn sampler(name: &str) -> Result<SamplerKind, String> {
-    name.parse().map_err(|error: ldm_pipeline::diffusion::Error| error.to_string())
+    name.parse()
+        .map_err(|error: ldm_pipeline::diffusion::Error| error.to_string())
 }
 
 fn sampler_help() -> String {

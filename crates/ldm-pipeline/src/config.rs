@@ -513,7 +513,11 @@ impl Stage2Config {
     pub fn conditioner(&self) -> Option<ConditionerConfig> {
         let text = || Some(ConditionerConfig::LdmBert(self.text.as_ref()?.bert.clone()));
         let class = || Some(ConditionerConfig::Class(self.class.as_ref()?.embedder()));
-        let mask = || Some(ConditionerConfig::Semantic(self.semantic.as_ref()?.rescaler()));
+        let mask = || {
+            Some(ConditionerConfig::Semantic(
+                self.semantic.as_ref()?.rescaler(),
+            ))
+        };
         text().or_else(class).or_else(mask)
     }
 
@@ -568,10 +572,7 @@ impl Stage2Config {
     }
 
     /// Checks that there is one condition at most, and that the U-Net can read it.
-    fn validate_condition(
-        &self,
-        vae: &AutoencoderKlConfig,
-    ) -> Result<(), (&'static str, String)> {
+    fn validate_condition(&self, vae: &AutoencoderKlConfig) -> Result<(), (&'static str, String)> {
         let given = [
             ("stage2.text", self.text.is_some()),
             ("stage2.class", self.class.is_some()),
@@ -579,7 +580,10 @@ impl Stage2Config {
         ];
         let mut given = given.into_iter().filter(|(_, given)| *given);
         if let (Some((first, _)), Some((second, _))) = (given.next(), given.next()) {
-            return Err((second, format!("is given beside `{first}`: a model has one condition")));
+            return Err((
+                second,
+                format!("is given beside `{first}`: a model has one condition"),
+            ));
         }
         if let Some(semantic) = &self.semantic {
             let halvings = 1usize.checked_shl(semantic.n_stages as u32);
@@ -592,9 +596,14 @@ impl Stage2Config {
                 return Err(("stage2.semantic", problem));
             }
         }
-        let of_text = self.text.as_ref().map(|text| ("stage2.text", text.bert.d_model));
-        let of_class =
-            self.class.as_ref().map(|class| ("stage2.class", class.embed_dim));
+        let of_text = self
+            .text
+            .as_ref()
+            .map(|text| ("stage2.text", text.bert.d_model));
+        let of_class = self
+            .class
+            .as_ref()
+            .map(|class| ("stage2.class", class.embed_dim));
         match (of_text.or(of_class), self.unet.cross_attention_dim) {
             (None, None) => Ok(()),
             (Some((_, context)), Some(width)) if context == width => Ok(()),

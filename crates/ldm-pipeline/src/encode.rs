@@ -1,15 +1,19 @@
 //! Images to latents, and both in safetensors files.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use image::{DynamicImage, RgbImage, imageops::FilterType};
 
 use crate::{
+    atomic,
     data::{self, Picture},
     error::Error,
     model::{FirstStage, FirstStageConfig},
-    weights,
+    weights::{self, Tensors},
 };
 
 /// Name of the pixels in a safetensors file.
@@ -104,13 +108,12 @@ fn check_image_shape(
 /// # Errors
 /// If the file can't be written.
 pub fn save_encoded(path: &Path, encoded: &EncodedImages) -> Result<(), Error> {
-    let tensors = match encoded {
+    match encoded {
         EncodedImages::Posterior { mean, logvar } => {
-            vec![("mean", mean.clone()), ("logvar", logvar.clone())]
+            save_tensors(path, &[("mean", mean), ("logvar", logvar)])
         }
-        EncodedImages::Latents(latents) => vec![("latents", latents.clone())],
-    };
-    Ok(weights::write_floats(path, tensors)?)
+        EncodedImages::Latents(latents) => save_tensors(path, &[("latents", latents)]),
+    }
 }
 
 /// Reads the tensor `name`, which must have four axes, as the device's floats.
@@ -118,8 +121,8 @@ pub fn save_encoded(path: &Path, encoded: &EncodedImages) -> Result<(), Error> {
 /// # Errors
 /// If the file can't be read, or holds no such tensor.
 pub fn load_tensor(path: &Path, name: &str, device: &Device) -> Result<Tensor<4>, Error> {
-    let data = weights::open(path)?.read(name)?;
-    let shape = data.shape.to_vec();
+    let data = weights::open(path)?.data(name)?;
+    let shape = data.shape().to_vec();
     if shape.len() != 4 || shape.contains(&0) {
         return Err(Error::Malformed {
             path: path.into(),
@@ -129,12 +132,22 @@ pub fn load_tensor(path: &Path, name: &str, device: &Device) -> Result<Tensor<4>
     Ok(Tensor::from_data(data.convert::<f32>(), device))
 }
 
-/// Writes one tensor in f32.
+/// Writes tensors in f32 to a safetensors file.
 ///
 /// # Errors
 /// If the file can't be written.
-pub fn save_tensor(path: &Path, name: &str, tensor: &Tensor<4>) -> Result<(), Error> {
-    Ok(weights::write_floats(path, vec![(name, tensor.clone())])?)
+pub fn save_tensors(path: &Path, tensors: &[(&str, &Tensor<4>)]) -> Result<(), Error> {
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        atomic::create_dir(folder)?;
+    }
+    let mut named = Tensors::default();
+    for &(name, tensor) in tensors {
+        named.insert(name, tensor.clone().into_data().convert::<f32>());
+    }
+    Ok(weights::write(path, &named, &BTreeMap::new())?)
 }
 
 /// An image file as `[1, 3, H, W]`, or the `images` of a safetensors file.

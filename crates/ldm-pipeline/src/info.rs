@@ -116,19 +116,19 @@ fn describe_skipped(text: &mut String, skipped: &[String]) {
 }
 
 /// `resolution` is that of the training images, if it is known better than by the autoencoder's file.
-fn describe_first_stage(
-    text: &mut String,
-    config: &FirstStageConfig,
-    resolution: Option<usize>,
-) {
+fn describe_first_stage(text: &mut String, config: &FirstStageConfig, resolution: Option<usize>) {
     let device = Device::default();
     let (kind, parameters, channels) = match config {
-        FirstStageConfig::Kl(config) => {
-            ("KL", count(&config.init(&device)), &config.block_out_channels)
-        }
-        FirstStageConfig::Vq(config) => {
-            ("VQ", count(&config.init(&device)), &config.block_out_channels)
-        }
+        FirstStageConfig::Kl(config) => (
+            "KL",
+            count(&config.init(&device)),
+            &config.block_out_channels,
+        ),
+        FirstStageConfig::Vq(config) => (
+            "VQ",
+            count(&config.init(&device)),
+            &config.block_out_channels,
+        ),
         FirstStageConfig::Identity { channels } => {
             let _ = writeln!(text, "  no autoencoder, {channels} channels of pixels");
             return;
@@ -183,7 +183,9 @@ fn describe_conditioner(text: &mut String, config: &ConditionerConfig) {
             "semantic mask",
             format!(
                 "{} labels to {} channels, halved {} times",
-                config.in_channels, config.out_channels, config.n_stages
+                config.in_channels,
+                config.output_channels(),
+                config.n_stages
             ),
         ),
     };

@@ -234,8 +234,8 @@ fn reconstruct(
     out: &Path,
     device: &Device,
 ) -> Result<(PathBuf, f64), Error> {
-    let psnr =
-        crate::reconstruct::held_out_psnr(&model.first_stage, validation_set, device).unwrap_or(f64::NAN);
+    let psnr = crate::reconstruct::held_out_psnr(&model.first_stage, validation_set, device)
+        .unwrap_or(f64::NAN);
     let title = format!("held-out pictures | reconstructions, PSNR {psnr:.2} dB");
     let mut sheet = Sheet::new(title, 4);
     let count = validation_set.len().min(RECONSTRUCTIONS);

@@ -32,7 +32,9 @@ pub fn held_out_psnr(first_stage: &FirstStage, set: &ImageDataset, device: &Devi
     let mut values = Vec::with_capacity(count);
     for first in (0..count).step_by(BATCH) {
         if let Some((images, _)) = load_images(set, first..count.min(first + BATCH), device) {
-            values.extend(pairs(first_stage, images).map(|(original, decoded)| psnr(&original, &decoded)));
+            values.extend(
+                pairs(first_stage, images).map(|(original, decoded)| psnr(&original, &decoded)),
+            );
         }
     }
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)

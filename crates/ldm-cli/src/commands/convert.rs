@@ -16,8 +16,14 @@ pub(crate) fn run(args: ConvertArgs) -> Result<(), Error> {
     if !skipped.is_empty() {
         let shown = skipped[..skipped.len().min(NAMES_SHOWN)].join(", ");
         let more = skipped.len().saturating_sub(NAMES_SHOWN);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        print(format_args!("not needed for sampling, left out: {shown}{more}"))?;
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        print(format_args!(
+            "not needed for sampling, left out: {shown}{more}"
+        ))?;
     }
     Ok(())
 }

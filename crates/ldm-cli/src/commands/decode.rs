@@ -1,6 +1,6 @@
 use ldm_pipeline::{
     Error, atomic,
-    encode::{load_tensor, save_tensor},
+    encode::{load_tensor, save_tensors},
     model::FirstStageFiles,
     sheet::{images_from_tensor, save_png},
 };
@@ -27,7 +27,7 @@ pub(crate) fn run(args: DecodeArgs) -> Result<(), Error> {
         Some(tile) => first_stage.decode_tiled(unscaled, tile as usize),
     };
     atomic::create_dir(&args.out)?;
-    save_tensor(&args.out.join("images.safetensors"), "images", &images)?;
+    save_tensors(&args.out.join("images.safetensors"), &[("images", &images)])?;
     for (index, image) in images_from_tensor(images).iter().enumerate() {
         let path = args.out.join(format!("{index:04}.png"));
         save_png(&path, image, &[])?;

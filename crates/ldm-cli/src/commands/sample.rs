@@ -3,6 +3,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use burn::tensor::Tensor;
 use ldm_pipeline::{
     Error, atomic,
     diffusion::SamplerKind,
@@ -71,7 +72,8 @@ fn draw(
         |batch| {
             if let Some(path) = &args.save_latents {
                 latents.push(batch.latents);
-                save_tensors(path, "latents", &latents)?;
+                // Before anything else can go wrong, and again with every batch.
+                save_tensors(path, &[("latents", &Tensor::cat(latents.clone(), 0))])?;
             }
             for image in batch.images {
                 let index = drawn.len();

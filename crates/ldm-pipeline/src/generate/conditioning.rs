@@ -125,8 +125,10 @@ impl LatentDiffusion {
                     let encode = |texts: &[&str]| {
                         text.encode_text(tokenizer, texts, length, masked, &device)
                     };
-                    network.guidance =
-                        Some(guide(encode(&[request.negative.as_str()]), encode(&prompts)));
+                    network.guidance = Some(guide(
+                        encode(&[request.negative.as_str()]),
+                        encode(&prompts),
+                    ));
                 }
             }
             None => {}

@@ -193,7 +193,10 @@ mod tests {
         let path = dir.path().join("mask.png");
         write(&path, png::ColorType::Rgb, png::BitDepth::Eight, &[7; 18]);
         let error = LabelMap::load(&path).unwrap_err().to_string();
-        assert!(error.contains("palette") && error.contains("mask.png"), "{error}");
+        assert!(
+            error.contains("palette") && error.contains("mask.png"),
+            "{error}"
+        );
         std::fs::write(&path, b"no picture").unwrap();
         assert!(LabelMap::load(&path).is_err());
     }

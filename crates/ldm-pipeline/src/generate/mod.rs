@@ -126,17 +126,12 @@ impl LatentDiffusion {
         let batches = request.conditions.len().div_ceil(batch);
         let mut progress = GenerateProgress { done: 0, total: 0 };
         for (index, conditions) in request.conditions.chunks(batch).enumerate() {
-            let latents = self.draw_latents(
-                request,
-                conditions,
-                index * batch,
-                latent_size,
-                |steps| {
+            let latents =
+                self.draw_latents(request, conditions, index * batch, latent_size, |steps| {
                     progress.done += 1;
                     progress.total = steps * batches;
                     on_step(progress)
-                },
-            )?;
+                })?;
             let ControlFlow::Continue(latents) = latents else {
                 break;
             };
@@ -184,9 +179,7 @@ impl LatentDiffusion {
         };
         let source = (request.source.as_ref()).map(|source| source.encode(self, count));
         let network = self.network(request, conditions, source.as_ref());
-        let build = || {
-            (request.sampler).build(&self.configs.scheduler, request.steps, request.eta)
-        };
+        let build = || (request.sampler).build(&self.configs.scheduler, request.steps, request.eta);
         let mut sampler = build()?;
         let model = |x, timestep| network.predict(x, timestep);
         let step_noise = |step| noise(Stream::SamplerNoise, step);

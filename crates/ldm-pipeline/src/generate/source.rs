@@ -92,7 +92,11 @@ impl Source {
     pub(super) fn restore_known_pixels(&self, images: &mut [RgbImage]) {
         let Some(mask) = &self.mask else { return };
         for image in images {
-            for ((drawn, known), wanted) in image.pixels_mut().zip(self.image.pixels()).zip(mask.pixels()) {
+            for ((drawn, known), wanted) in image
+                .pixels_mut()
+                .zip(self.image.pixels())
+                .zip(mask.pixels())
+            {
                 if wanted.0[0] < 128 {
                     *drawn = *known;
                 }
@@ -108,10 +112,14 @@ impl Source {
         let encode = |image: Tensor<4>| model.first_stage.encode(image).mode().mul_scalar(scale);
         let pixels = rgb_tensor(&self.image, config.image_channels(), &device);
         let mask = (self.mask.as_ref()).map(|mask| latent_mask(mask, config.factor(), &device));
-        let masked_latents = self.mask.as_ref().filter(|_| model.takes_masked_image()).map(|mask| {
-            let redrawn = mask_tensor(mask, &device);
-            encode(pixels.clone() * (redrawn.neg().add_scalar(1.0)))
-        });
+        let masked_latents = self
+            .mask
+            .as_ref()
+            .filter(|_| model.takes_masked_image())
+            .map(|mask| {
+                let redrawn = mask_tensor(mask, &device);
+                encode(pixels.clone() * (redrawn.neg().add_scalar(1.0)))
+            });
         EncodedSource {
             latents: encode(pixels).repeat_dim(0, count),
             mask,
@@ -132,10 +140,9 @@ impl EncodedSource {
         match model.configs.facts.inpaint_input {
             InpaintInput::MaskThenImage => vec![mask.clone(), masked.clone()],
             // CompVis gives the mask from -1 to 1.
-            InpaintInput::ImageThenMask => vec![
-                masked.clone(),
-                mask.clone().mul_scalar(2.0).sub_scalar(1.0),
-            ],
+            InpaintInput::ImageThenMask => {
+                vec![masked.clone(), mask.clone().mul_scalar(2.0).sub_scalar(1.0)]
+            }
         }
     }
 }
@@ -183,7 +190,10 @@ fn mask_tensor(mask: &GrayImage, device: &Device) -> Tensor<4> {
 
 /// 1 for every latent pixel that a pixel to draw falls into, `[1, 1, h, w]`.
 fn latent_mask(mask: &GrayImage, factor: usize, device: &Device) -> Tensor<4> {
-    let [width, height] = [mask.width() as usize / factor, mask.height() as usize / factor];
+    let [width, height] = [
+        mask.width() as usize / factor,
+        mask.height() as usize / factor,
+    ];
     let mut values = vec![0f32; width * height];
     for (x, y, pixel) in mask.enumerate_pixels() {
         let (x, y) = (x as usize / factor, y as usize / factor);
@@ -204,7 +214,10 @@ mod tests {
         mask.put_pixel(5, 3, image::Luma([255]));
         let latent = latent_mask(&mask, 4, &Device::flex());
         assert_eq!(latent.dims(), [1, 1, 1, 2]);
-        assert_eq!(latent.into_data().iter::<f32>().collect::<Vec<_>>(), [0.0, 1.0]);
+        assert_eq!(
+            latent.into_data().iter::<f32>().collect::<Vec<_>>(),
+            [0.0, 1.0]
+        );
     }
 
     #[test]

@@ -43,7 +43,8 @@ pub enum Conditioner {
 }
 
 /// Folders of conditioners in a model directory; the first two are names of diffusers' pipelines.
-pub(super) const FOLDERS: [&str; 4] = ["bert", "text_encoder", "class_embedder", "spatial_rescaler"];
+pub(super) const FOLDERS: [&str; 4] =
+    ["bert", "text_encoder", "class_embedder", "spatial_rescaler"];
 
 impl ConditionerConfig {
     /// Reads the `config.json` of a conditioner in `folder`.

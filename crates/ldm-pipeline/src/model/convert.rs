@@ -1,6 +1,6 @@
 //! Models from one format to another, tensor by tensor: no more than one is in memory.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use super::{
     FirstStageConfig, FirstStageFiles, ModelFiles, compvis,
@@ -8,9 +8,9 @@ use super::{
     save::{conditioner_stem, write_configs},
 };
 use crate::{
-    atomic::PartialDir,
+    atomic::{self, PartialDir},
     error::Error,
-    weights,
+    weights::{self, Tensors},
 };
 
 /// Converts the model or autoencoder `source` to a CompVis checkpoint, if `destination` ends in `.ckpt`, `.pt` or `.safetensors`, or else to a
@@ -30,9 +30,11 @@ pub fn convert(
             destination.display()
         )));
     }
-    let to_checkpoint = destination
-        .extension()
-        .is_some_and(|extension| ["ckpt", "pt", "safetensors"].iter().any(|e| extension == *e));
+    let to_checkpoint = destination.extension().is_some_and(|extension| {
+        ["ckpt", "pt", "safetensors"]
+            .iter()
+            .any(|e| extension == *e)
+    });
     match ModelFiles::open(source, yaml) {
         Ok(files) => {
             files.check()?;
@@ -70,22 +72,33 @@ fn write_directory(files: &ModelFiles, path: &Path, half: bool) -> Result<(), Er
             ldm_autoencoder::weights::KEY_MAP,
             ldm_autoencoder::weights::KEY_MAP_OUT,
         )?;
-        weights::write_safetensors(&file(VAE, DIFFUSION_STEM), tensors, half)?;
+        write_weights(&file(VAE, DIFFUSION_STEM), tensors, half)?;
     }
     let unet = modern_names(
         &files.unet,
         ldm_diffusion::weights::KEY_MAP,
         ldm_diffusion::weights::KEY_MAP_OUT,
     )?;
-    weights::write_safetensors(&file(UNET, DIFFUSION_STEM), unet, half)?;
-    if let Some((config, tensors)) =
-        files.configs.conditioner.as_ref().zip(files.conditioner.as_ref())
+    write_weights(&file(UNET, DIFFUSION_STEM), unet, half)?;
+    if let Some((config, tensors)) = files
+        .configs
+        .conditioner
+        .as_ref()
+        .zip(files.conditioner.as_ref())
     {
         let path = file(config.folder(), conditioner_stem(config));
-        weights::write_safetensors(&path, tensors.clone(), half)?;
+        write_weights(&path, tensors.clone(), half)?;
     }
     partial.commit()?;
     Ok(())
+}
+
+fn write_weights(path: &Path, tensors: Tensors, half: bool) -> Result<(), Error> {
+    if let Some(folder) = path.parent() {
+        atomic::create_dir(folder)?;
+    }
+    let tensors = if half { tensors.half() } else { tensors };
+    Ok(weights::write(path, &tensors, &BTreeMap::new())?)
 }
 
 fn write_first_stage(files: &FirstStageFiles, path: &Path, half: bool) -> Result<(), Error> {
@@ -101,7 +114,7 @@ fn write_first_stage(files: &FirstStageFiles, path: &Path, half: bool) -> Result
         ldm_autoencoder::weights::KEY_MAP_OUT,
     )?;
     let file = partial.path().join(format!("{DIFFUSION_STEM}.safetensors"));
-    weights::write_safetensors(&file, tensors, half)?;
+    write_weights(&file, tensors, half)?;
     partial.commit()?;
     Ok(())
 }

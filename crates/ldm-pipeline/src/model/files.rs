@@ -14,7 +14,6 @@ use super::{
 use crate::{
     atomic,
     error::Error,
-    hub,
     weights::{self, KeyMap, LoadOptions, Tensors},
 };
 
@@ -116,7 +115,11 @@ impl ModelFiles {
             key_map: ldm_diffusion::weights::KEY_MAP,
             skip: &[],
         };
-        Ok(weights::check(&self.configs.unet.init(&device), &self.unet, &options)?)
+        Ok(weights::check(
+            &self.configs.unet.init(&device),
+            &self.unet,
+            &options,
+        )?)
     }
 
     /// Reads the weights, each straight to its place.
@@ -128,9 +131,13 @@ impl ModelFiles {
             Some(tensors) => load_first_stage(&self.configs.first_stage, tensors, device)?,
             None => FirstStage::Identity,
         };
-        let conditioner = (self.configs.conditioner.as_ref().zip(self.conditioner.as_ref()))
-            .map(|(config, tensors)| load_conditioner(config, tensors, device))
-            .transpose()?;
+        let conditioner = (self
+            .configs
+            .conditioner
+            .as_ref()
+            .zip(self.conditioner.as_ref()))
+        .map(|(config, tensors)| load_conditioner(config, tensors, device))
+        .transpose()?;
         let unet = load_module(
             self.configs.unet.init(device),
             &self.unet,
@@ -265,11 +272,7 @@ pub(super) fn locate(path: &Path) -> Result<Location, Error> {
         return Ok(Location::Checkpoint(path.into()));
     }
     if !path.exists() {
-        return match path.to_str().map(hub::model_dir) {
-            Some(Ok(Some(dir))) => Ok(Location::Directory(dir)),
-            Some(Err(error)) => Err(error),
-            _ => Err(no_model("it does not exist")),
-        };
+        return Err(no_model("it does not exist"));
     }
     let directory = [path.to_path_buf(), path.join("model")]
         .into_iter()
@@ -295,7 +298,7 @@ pub(super) fn modern_names(
 
 /// The weights in a component's folder.
 fn component(dir: &Path, stem: &str) -> Result<Tensors, Error> {
-    Ok(weights::find(dir, stem)?)
+    Ok(weights::open(&weights::find(dir, stem)?)?)
 }
 
 fn unet_dir(dir: &Path) -> PathBuf {
@@ -322,18 +325,11 @@ fn conditioner_folder(dir: &Path) -> Option<&'static str> {
 }
 
 fn read_tokenizer(dir: &Path, config: &ConditionerConfig) -> Result<Option<Tokenizer>, Error> {
-    let Some(vocab_size) = config.vocab_size() else {
+    if !config.is_text() {
         return Ok(None);
-    };
-    let folder = dir.join(TOKENIZER);
-    let tokenizer = Tokenizer::from_dir(&folder).map_err(|error| malformed(&folder, error))?;
-    if tokenizer.vocab_size() > vocab_size {
-        let problem = format!(
-            "it has {} tokens, but the text encoder knows {vocab_size}",
-            tokenizer.vocab_size(),
-        );
-        return Err(malformed(&folder.join("vocab.txt"), problem));
     }
+    let vocab = dir.join(TOKENIZER).join("vocab.txt");
+    let tokenizer = Tokenizer::from_vocab_file(&vocab).map_err(|error| malformed(&vocab, error))?;
     Ok(Some(tokenizer))
 }
 
@@ -390,7 +386,7 @@ fn load_module<M: Module>(
     skip: &[&str],
 ) -> Result<M, Error> {
     let options = LoadOptions { key_map, skip };
-    Ok(weights::load_tensors(module, tensors, &options)?.0)
+    Ok(weights::load_from(module, tensors, &options)?.0)
 }
 
 pub(super) fn read(path: &Path) -> Result<String, Error> {

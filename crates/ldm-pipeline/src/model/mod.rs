@@ -127,8 +127,7 @@ impl ModelConfigs {
                 unet.out_channels
             ));
         }
-        let context_dim =
-            (self.conditioner.as_ref()).and_then(ConditionerConfig::context_dim);
+        let context_dim = (self.conditioner.as_ref()).and_then(ConditionerConfig::context_dim);
         match (unet.cross_attention_dim, context_dim) {
             (Some(width), None) => Err(format!(
                 "it attends to a context of width {width}, but the model has no text encoder and no class embedder"

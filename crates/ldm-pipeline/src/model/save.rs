@@ -46,8 +46,11 @@ impl LatentDiffusion {
             ldm_diffusion::weights::KEY_MAP_OUT,
             half,
         )?;
-        if let Some((conditioner, config)) =
-            self.denoiser.conditioner.as_ref().zip(self.configs.conditioner.as_ref())
+        if let Some((conditioner, config)) = self
+            .denoiser
+            .conditioner
+            .as_ref()
+            .zip(self.configs.conditioner.as_ref())
         {
             let stem = conditioner_stem(config);
             let path = file(config.folder(), stem);
@@ -133,7 +136,11 @@ fn index(configs: &ModelConfigs) -> serde_json::Value {
         Some(ConditionerConfig::Bert(_)) => index["bert"] = json!(["transformers", "BertModel"]),
         _ => {}
     }
-    if configs.conditioner.as_ref().is_some_and(ConditionerConfig::is_text) {
+    if configs
+        .conditioner
+        .as_ref()
+        .is_some_and(ConditionerConfig::is_text)
+    {
         index[TOKENIZER] = json!(["transformers", "BertTokenizer"]);
     }
     index

@@ -198,9 +198,10 @@ impl Conditions {
                         Condition::Class(classes[image]),
                         class_name(&entry.name).unwrap_or_default().to_owned(),
                     ),
-                    Kind::Semantic { .. } => {
-                        (Condition::Labels(self.label_map(image)?), entry.name.clone())
-                    }
+                    Kind::Semantic { .. } => (
+                        Condition::Labels(self.label_map(image)?),
+                        entry.name.clone(),
+                    ),
                     _ => {
                         let caption = entry.caption.clone().unwrap_or_default();
                         (Condition::Prompt(caption.clone()), caption)

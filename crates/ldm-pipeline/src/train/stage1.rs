@@ -314,7 +314,8 @@ impl Stage1Trainer<'_> {
         facts.write(partial.path())?;
         partial.commit()?;
         let _ = observer(Event::Note(&stats.to_string()));
-        if let Some(psnr) = held_out_psnr(&FirstStage::Kl(vae), &self.validation_set, &self.device) {
+        if let Some(psnr) = held_out_psnr(&FirstStage::Kl(vae), &self.validation_set, &self.device)
+        {
             let count = self.validation_set.len().min(VALIDATION_IMAGES);
             let note = format!("reconstruction of {count} held-out images: PSNR {psnr:.2} dB");
             let _ = observer(Event::Note(&note));

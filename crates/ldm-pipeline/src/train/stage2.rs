@@ -25,8 +25,8 @@ use crate::{
     error::Error,
     generate::{Condition, Request, noise_batch},
     model::{
-        Denoiser, FirstStage, FirstStageConfig, FirstStageFiles,
-        LatentDiffusion, ModelConfigs, ModelFacts,
+        Denoiser, FirstStage, FirstStageConfig, FirstStageFiles, LatentDiffusion, ModelConfigs,
+        ModelFacts,
     },
     optim::Accumulator,
     rng::{Stream, below, rng, uniform},

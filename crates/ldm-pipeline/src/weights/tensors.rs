@@ -1,151 +1,158 @@
-//! Named tensors of whatever file, read one by one when they are asked for.
+//! Named tensors of files, whose data is read when it is asked for.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use burn::tensor::TensorData;
-use burn_store::{KeyRemapper, bridge, burn_pack::Tensor as PackTensor};
-use regex::RegexSet;
+use burn::tensor::{DType, TensorData};
+use burn_store::{bridge, burn_pack::Tensor as PackTensor};
 
-use super::{Differences, KeyMap, WeightsError};
+use super::{HeaderText, WeightsError};
 
-/// Named tensors of one or several files. Names and shapes are known, data are read each time they are asked for.
-#[derive(Clone, Debug)]
+/// A set of named tensors: of a file, of several, of a module, or made of such. Cloning copies names, not data.
+#[derive(Clone, Debug, Default)]
 pub struct Tensors {
-    /// Stands for the files in errors.
-    origin: PathBuf,
-    tensors: BTreeMap<String, PackTensor>,
-    /// Entries of the file that are no tensors.
-    others: Vec<String>,
+    pub(super) path: PathBuf,
+    pub(super) entries: BTreeMap<String, Entry>,
+    pub(super) metadata: HeaderText,
+    /// What has the name of a tensor but isn't read, and what it is.
+    pub(super) refused: BTreeMap<String, String>,
+}
+
+/// A tensor and where it comes from.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// Its name in the file.
+    pub(super) key: String,
+    pub(super) tensor: PackTensor,
 }
 
 impl Tensors {
-    pub(super) fn new(origin: &Path, tensors: Vec<PackTensor>, others: Vec<String>) -> Self {
-        let tensors = tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor));
+    pub(super) fn new(path: &Path) -> Self {
         Self {
-            origin: origin.to_path_buf(),
-            tensors: tensors.collect(),
-            others,
+            path: path.to_path_buf(),
+            ..Self::default()
         }
     }
 
-    /// Tensors that are in memory.
-    pub(crate) fn from_data(data: Vec<(String, TensorData)>) -> Self {
-        let tensors = data.into_iter().map(|(name, data)| bridge::from_data(data, name, None));
-        Self::new(Path::new(""), tensors.collect(), Vec::new())
+    /// Tensors under the names that they have.
+    pub(super) fn from_tensors(path: &Path, tensors: Vec<PackTensor>) -> Self {
+        let mut set = Self::new(path);
+        for tensor in tensors {
+            set.add(tensor.name.clone(), tensor);
+        }
+        set
     }
 
-    /// The file, or the one that lists the others.
-    pub fn origin(&self) -> &Path {
-        &self.origin
+    /// Adds `tensor` under its own name, known as `key` in the file.
+    pub(super) fn add(&mut self, key: String, tensor: PackTensor) {
+        self.entries
+            .insert(tensor.name.clone(), Entry { key, tensor });
     }
 
-    /// Shape of each tensor by its name.
-    pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
-        let shapes = self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape.to_vec()));
-        shapes.collect()
+    /// The file that errors name: the first one, or the index of several.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// Whether there is a tensor of this name.
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// All names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor called `name`.
+    #[must_use]
     pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.entries.contains_key(name)
     }
 
-    /// The data of a tensor.
+    /// The shape of `name`.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        Some(self.entries.get(name)?.tensor.shape.to_vec())
+    }
+
+    /// The type of `name`'s elements in the file.
+    #[must_use]
+    pub fn dtype(&self, name: &str) -> Option<DType> {
+        Some(self.entries.get(name)?.tensor.dtype)
+    }
+
+    /// The shape of each tensor.
+    #[must_use]
+    pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        self.entries
+            .iter()
+            .map(|(name, entry)| (name.clone(), entry.tensor.shape.to_vec()))
+            .collect()
+    }
+
+    /// Plain values beside the tensors: the text in a safetensors header, or the numbers and strings at the top of a
+    /// PyTorch checkpoint, such as `global_step`.
+    #[must_use]
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Reads the data of `name`, in the file's type.
     ///
     /// # Errors
-    /// If there is none of this name, or it can't be read.
-    pub fn read(&self, name: &str) -> Result<TensorData, WeightsError> {
-        let tensor = self.tensors.get(name).ok_or_else(|| {
-            WeightsError::invalid(&self.origin, format!("there is no tensor `{name}` in it"))
+    /// [`WeightsError`] if there is no such tensor, or the file can't be read.
+    pub fn data(&self, name: &str) -> Result<TensorData, WeightsError> {
+        let entry = self.entries.get(name).ok_or_else(|| {
+            WeightsError::invalid(&self.path, format!("there is no tensor `{name}`"))
         })?;
-        bridge::to_data(tensor)
-            .map_err(|error| WeightsError::invalid(&self.origin, format!("tensor `{name}`: {error}")))
+        bridge::to_data(&entry.tensor)
+            .map_err(|error| WeightsError::invalid(&self.path, format!("tensor `{name}`: {error}")))
     }
 
-    /// The same tensors under other names.
-    ///
-    /// # Errors
-    /// If the key map is no list of regular expressions.
-    pub fn renamed(&self, key_map: KeyMap) -> Result<Self, WeightsError> {
-        let tensors = self.to_vec();
-        let (tensors, _) = KeyRemapper::from_pattern_iter(key_map.iter().copied())?.remap(tensors);
-        Ok(Self::new(&self.origin, tensors, self.others.clone()))
+    /// Adds or replaces a tensor that is already in memory.
+    pub fn insert(&mut self, name: impl Into<String>, data: TensorData) {
+        let name = name.into();
+        self.add(name.clone(), bridge::from_data(data, name, None));
     }
 
-    /// The same tensors, with those below `prefix` replaced by their exponential moving average where the file has one, as CompVis' code
-    /// names it: `model_ema.`, then the name below `model.` without its dots.
-    pub(crate) fn with_ema(&self, prefix: &str) -> Self {
-        let mut averaged = self.clone();
-        for (name, tensor) in &mut averaged.tensors {
-            if !name.starts_with(prefix) {
-                continue;
+    /// Adds the tensors of `other`, which replace those of the same name.
+    pub fn extend(&mut self, other: Self) {
+        self.entries.extend(other.entries);
+        self.refused.extend(other.refused);
+    }
+
+    /// The tensors whose names begin with `prefix`, without it.
+    #[must_use]
+    pub fn below(&self, prefix: &str) -> Self {
+        let mut set = Self::new(&self.path);
+        set.metadata = self.metadata.clone();
+        for (name, entry) in &self.entries {
+            if let Some(rest) = name.strip_prefix(prefix) {
+                let mut tensor = entry.tensor.clone();
+                tensor.name = rest.to_owned();
+                set.add(entry.key.clone(), tensor);
             }
-            let below = name.strip_prefix("model.").unwrap_or(name);
-            let average = format!("model_ema.{}", below.replace('.', ""));
-            if let Some(found) = self.tensors.get(&average) {
-                *tensor = found.clone();
-                tensor.name = name.clone();
-            }
         }
-        averaged
+        set.refused = self
+            .refused
+            .iter()
+            .filter_map(|(name, what)| Some((name.strip_prefix(prefix)?.to_owned(), what.clone())))
+            .collect();
+        set
     }
 
-    /// Adds the tensors of `others`.
-    pub(crate) fn extend(&mut self, others: Self) {
-        self.tensors.extend(others.tensors);
-        self.others.extend(others.others);
-    }
-
-    /// The names that are not among `used`, all of which must match one of the regular expressions `skip`.
-    ///
-    /// # Errors
-    /// Names those that don't.
-    pub(crate) fn unused(&self, used: &[String], skip: &[&str]) -> Result<Vec<String>, WeightsError> {
-        let used: HashSet<&str> = used.iter().map(String::as_str).collect();
-        let skip = RegexSet::new(skip)?;
-        let left = self.tensors.keys().filter(|name| !used.contains(name.as_str()));
-        let (skipped, unknown): (Vec<String>, Vec<String>) =
-            left.cloned().partition(|name| skip.is_match(name));
-        if unknown.is_empty() {
-            return Ok(skipped.into_iter().chain(self.others.iter().cloned()).collect());
-        }
-        Err(WeightsError::Mismatch {
-            path: self.origin.clone(),
-            differences: Differences {
-                unused: unknown,
-                ..Differences::default()
-            },
-        })
-    }
-
-    /// A checksum of names and data.
-    ///
-    /// # Errors
-    /// If the data can't be read.
-    pub(crate) fn checksum(&self) -> Result<String, WeightsError> {
-        let mut sum = 0;
-        for (name, tensor) in &self.tensors {
-            let bytes = tensor.to_bytes().map_err(|error| {
-                WeightsError::invalid(&self.origin, format!("tensor `{name}`: {error}"))
-            })?;
-            sum = crc32c::crc32c_append(sum, name.as_bytes());
-            sum = crc32c::crc32c_append(sum, &bytes);
-        }
-        Ok(format!("{sum:08x}"))
-    }
-
-    pub(super) fn get(&self, name: &str) -> Option<&PackTensor> {
-        self.tensors.get(name)
-    }
-
-    pub(super) fn to_vec(&self) -> Vec<PackTensor> {
-        self.tensors.values().cloned().collect()
-    }
-
-    pub(super) fn names(&self) -> BTreeSet<&str> {
-        self.tensors.keys().map(String::as_str).collect()
+    /// The tensors, for burn's functions.
+    pub(super) fn to_tensors(&self) -> Vec<PackTensor> {
+        let tensors = self.entries.values().map(|entry| entry.tensor.clone());
+        tensors.collect()
     }
 }

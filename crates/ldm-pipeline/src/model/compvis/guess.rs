@@ -26,7 +26,7 @@ pub(super) fn guess(file: &Path, tensors: &Tensors) -> Result<Description, Error
     };
     let unet = shapes_under(tensors, UNET);
     if unet.is_empty() {
-        let shapes = tensors.shapes().into_iter().collect();
+        let shapes = tensors.shapes();
         let params = FirstStageParams::guess(&shapes).map_err(|error| unknown(&error))?;
         return Ok(Description::Autoencoder(params));
     }
@@ -43,13 +43,17 @@ pub(super) fn guess(file: &Path, tensors: &Tensors) -> Result<Description, Error
         })
     } else if let Some(shape) = condition.get("channel_mapper.weight") {
         let &[out_channels, in_channels, 1, 1] = shape.as_slice() else {
-            return Err(unknown(&"`cond_stage_model.channel_mapper.weight` is no 1x1 convolution"));
+            return Err(unknown(
+                &"`cond_stage_model.channel_mapper.weight` is no 1x1 convolution",
+            ));
         };
         Condition::Semantic(SpatialRescalerConfig {
             // As many halvings as the first stage has, for a mask of the picture's size.
             n_stages: first_stage
                 .keys()
-                .filter(|key| key.starts_with("encoder.down.") && key.ends_with(".downsample.conv.weight"))
+                .filter(|key| {
+                    key.starts_with("encoder.down.") && key.ends_with(".downsample.conv.weight")
+                })
                 .count(),
             in_channels,
             out_channels: Some(out_channels),
@@ -74,7 +78,11 @@ pub(super) fn guess(file: &Path, tensors: &Tensors) -> Result<Description, Error
     Ok(Description::Diffusion(Box::new(Diffusion {
         unet,
         first_stage,
-        condition: if masked { Condition::MaskedImage } else { condition },
+        condition: if masked {
+            Condition::MaskedImage
+        } else {
+            condition
+        },
         process: process(tensors, is_text).map_err(|problem| unknown(&problem))?,
     })))
 }
@@ -82,7 +90,7 @@ pub(super) fn guess(file: &Path, tensors: &Tensors) -> Result<Description, Error
 /// The noise schedule from its betas, which every such checkpoint holds.
 fn process(tensors: &Tensors, is_text: bool) -> Result<Process, String> {
     let data = tensors
-        .read("betas")
+        .data("betas")
         .map_err(|error| format!("its noise schedule can't be read: {error}"))?;
     let betas: Vec<f64> = data.iter::<f64>().collect();
     let (Some(first), Some(last)) = (betas.first(), betas.last()) else {

@@ -13,11 +13,10 @@ use std::{
 };
 
 use ldm_autoencoder::compvis::FirstStageConfig as Autoencoder;
-use ldm_diffusion::{
-    BetaSchedule, PredictionType, SchedulerConfig,
-};
+use ldm_diffusion::{BetaSchedule, PredictionType, SchedulerConfig};
 use ldm_nn::weights::KeyPair;
 use ldm_text::Tokenizer;
+use regex::RegexSet;
 
 pub(super) use write::{write, write_first_stage};
 
@@ -28,7 +27,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    weights::{self, Tensors},
+    weights::{self, Differences, Tensors, WeightsError},
 };
 
 const UNET: &str = "model.diffusion_model.";
@@ -66,11 +65,8 @@ pub(super) fn open(file: &Path, yaml: Option<&Path>) -> Result<ModelFiles, Error
     let scaling_factor = scaling_factor(&diffusion.process, &tensors, file)?;
     let (conditioner, condition_keys) = conditioner(&diffusion.condition, &origin)?;
 
-    let weights = tensors.with_ema(UNET);
-    let mut parts = Parts {
-        file: &weights,
-        used: Vec::new(),
-    };
+    let weights = weights::with_ema(&tensors)?.unwrap_or_else(|| tensors.clone());
+    let mut parts = Parts::new(&weights);
     let configs = ModelConfigs {
         first_stage: match &autoencoder {
             Some(autoencoder) => scaled(autoencoder.clone(), scaling_factor),
@@ -90,15 +86,15 @@ pub(super) fn open(file: &Path, yaml: Option<&Path>) -> Result<ModelFiles, Error
         .check_fit()
         .map_err(|problem| malformed(&origin, format!("about the U-Net: {problem}")))?;
     let first_stage = autoencoder
-        .map(|autoencoder| parts.take(FIRST_STAGE, &autoencoder.compvis_keys()))
+        .map(|autoencoder| parts.take(FIRST_STAGE, autoencoder.compvis_keys()))
         .transpose()?;
-    let unet = parts.take(UNET, &unet_keys)?;
+    let unet = parts.take(UNET, unet_keys)?;
     let conditioner = condition_keys
-        .map(|keys| parts.take(CONDITION, &keys))
+        .map(|keys| parts.take(CONDITION, keys))
         .transpose()?;
     let takes_text = matches!(diffusion.condition, Condition::Text(_));
     Ok(ModelFiles {
-        skipped: parts.rest(&tensors)?,
+        skipped: parts.rest()?,
         configs,
         tokenizer: takes_text.then(Tokenizer::bert),
         first_stage,
@@ -108,10 +104,7 @@ pub(super) fn open(file: &Path, yaml: Option<&Path>) -> Result<ModelFiles, Error
 }
 
 /// Opens the autoencoder of a checkpoint, which may be one of an autoencoder alone.
-pub(super) fn open_first_stage(
-    file: &Path,
-    yaml: Option<&Path>,
-) -> Result<FirstStageFiles, Error> {
+pub(super) fn open_first_stage(file: &Path, yaml: Option<&Path>) -> Result<FirstStageFiles, Error> {
     let tensors = weights::open(file)?;
     let (description, origin) = describe(file, yaml, &tensors)?;
     let params = match description {
@@ -134,14 +127,11 @@ pub(super) fn open_first_stage(
     let autoencoder = params
         .to_config()
         .map_err(|error| malformed(&origin, error))?;
-    let mut parts = Parts {
-        file: &tensors,
-        used: Vec::new(),
-    };
-    let found = parts.take("", &autoencoder.compvis_keys())?;
+    let mut parts = Parts::new(&tensors);
+    let found = parts.take("", autoencoder.compvis_keys())?;
     Ok(FirstStageFiles {
         config: scaled(autoencoder, 1.0),
-        skipped: parts.rest(&tensors)?,
+        skipped: parts.rest()?,
         tensors: found,
     })
 }
@@ -162,30 +152,50 @@ fn describe(
 /// The tensors of a checkpoint, handed out part by part.
 struct Parts<'a> {
     file: &'a Tensors,
-    used: Vec<String>,
+    taken: Vec<(&'static str, Vec<KeyPair>)>,
 }
 
-impl Parts<'_> {
+impl<'a> Parts<'a> {
+    fn new(file: &'a Tensors) -> Self {
+        Self {
+            file,
+            taken: Vec::new(),
+        }
+    }
+
     /// The part under `prefix`, in diffusers' names and layouts.
-    fn take(&mut self, prefix: &str, keys: &[KeyPair]) -> Result<Tensors, Error> {
-        let part = weights::from_compvis(self.file, prefix, keys)?;
-        (self.used).extend(keys.iter().map(|pair| format!("{prefix}{}", pair.compvis)));
+    fn take(&mut self, prefix: &'static str, keys: Vec<KeyPair>) -> Result<Tensors, Error> {
+        let part = weights::from_compvis(self.file, prefix, &keys)?;
+        self.taken.push((prefix, keys));
         Ok(part)
     }
 
-    /// What is left of the checkpoint `all`, all of which must be known to be of no use.
-    fn rest(&self, all: &Tensors) -> Result<Vec<String>, Error> {
-        Ok(all.unused(&self.used, SKIPPED)?)
+    /// What is left of the checkpoint, all of which must be known to be of no use.
+    fn rest(&self) -> Result<Vec<String>, Error> {
+        let taken: Vec<(&str, &[KeyPair])> = (self.taken.iter())
+            .map(|(prefix, keys)| (*prefix, keys.as_slice()))
+            .collect();
+        let known = RegexSet::new(SKIPPED).expect("the patterns are tested");
+        let (skipped, unused): (Vec<String>, Vec<String>) = weights::unclaimed(self.file, &taken)
+            .into_iter()
+            .partition(|name| known.is_match(name));
+        if unused.is_empty() {
+            return Ok(skipped);
+        }
+        Err(WeightsError::Mismatch {
+            path: self.file.path().into(),
+            differences: Differences {
+                unused,
+                ..Differences::default()
+            },
+        }
+        .into())
     }
 }
 
 fn autoencoder(diffusion: &Diffusion, origin: &Path) -> Result<Option<Autoencoder>, Error> {
     (diffusion.first_stage.as_ref())
-        .map(|params| {
-            params
-                .to_config()
-                .map_err(|error| malformed(origin, error))
-        })
+        .map(|params| params.to_config().map_err(|error| malformed(origin, error)))
         .transpose()
 }
 
@@ -215,10 +225,13 @@ fn scaling_factor(process: &Process, tensors: &Tensors, file: &Path) -> Result<f
             false => Ok(process.scale_factor),
         };
     }
-    let value = tensors.read(NAME)?.iter::<f64>().next();
+    let value = tensors.data(NAME)?.iter::<f64>().next();
     match value {
         Some(value) if value.is_finite() && value > 0.0 => Ok(value),
-        _ => Err(malformed(file, "its tensor `scale_factor` is no positive number")),
+        _ => Err(malformed(
+            file,
+            "its tensor `scale_factor` is no positive number",
+        )),
     }
 }
 
@@ -262,14 +275,16 @@ fn scheduler(process: &Process, origin: &Path) -> Result<SchedulerConfig, Error>
         other => {
             return Err(malformed(
                 origin,
-                format!("`beta_schedule` is {other}, but only linear, sqrt_linear and cosine are known"),
+                format!(
+                    "`beta_schedule` is {other}, but only linear, sqrt_linear and cosine are known"
+                ),
             ));
         }
     };
     let prediction_type = match process.parameterization.as_str() {
         "eps" => PredictionType::Epsilon,
         "x0" => PredictionType::Sample,
-        "v" => PredictionType::VPrediction,
+        "v" => PredictionType::Velocity,
         other => {
             return Err(malformed(
                 origin,

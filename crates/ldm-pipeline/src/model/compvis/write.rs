@@ -1,6 +1,6 @@
 //! CompVis checkpoints, written.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use burn::tensor::TensorData;
 use ldm_autoencoder::compvis::{FirstStageConfig as Autoencoder, FirstStageParams};
@@ -32,7 +32,11 @@ pub(in crate::model) fn write(files: &ModelFiles, path: &Path, half: bool) -> Re
     let unet_keys =
         ldm_diffusion::compvis::compvis_keys(&configs.unet, unet.use_new_attention_order);
     let mut tensors = weights::to_compvis(
-        &modern_names(&files.unet, ldm_diffusion::weights::KEY_MAP, ldm_diffusion::weights::KEY_MAP_OUT)?,
+        &modern_names(
+            &files.unet,
+            ldm_diffusion::weights::KEY_MAP,
+            ldm_diffusion::weights::KEY_MAP_OUT,
+        )?,
         UNET,
         &unet_keys,
     )?;
@@ -52,16 +56,16 @@ pub(in crate::model) fn write(files: &ModelFiles, path: &Path, half: bool) -> Re
         _ if configs.takes_masked_image() => json!("__is_first_stage__"),
         _ => json!("__is_unconditional__"),
     };
-    if configs.takes_masked_image()
-        && configs.facts.inpaint_input != InpaintInput::ImageThenMask
-    {
+    if configs.takes_masked_image() && configs.facts.inpaint_input != InpaintInput::ImageThenMask {
         return Err(Error::Inexpressible(
             "CompVis' code gives a network for filling regions the picture before the mask, this model the mask first".into(),
         ));
     }
     let scheduler = &configs.scheduler;
     let schedule = scheduler.noise_schedule()?;
-    tensors.extend(Tensors::from_data(schedule_buffers(&schedule)));
+    for (name, data) in schedule_buffers(&schedule) {
+        tensors.insert(name, data);
+    }
     let document = json!({ "model": {
         "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
         "params": {
@@ -79,7 +83,7 @@ pub(in crate::model) fn write(files: &ModelFiles, path: &Path, half: bool) -> Re
             "parameterization": match scheduler.prediction_type {
                 PredictionType::Epsilon => "eps",
                 PredictionType::Sample => "x0",
-                PredictionType::VPrediction => "v",
+                PredictionType::Velocity => "v",
             },
             "first_stage_key": "image",
             "cond_stage_key": match &configs.conditioner {
@@ -103,7 +107,7 @@ pub(in crate::model) fn write(files: &ModelFiles, path: &Path, half: bool) -> Re
             "cond_stage_config": condition_node,
         },
     }});
-    save(path, tensors, &document, half)
+    save(path, &tensors, &document, half)
 }
 
 /// Writes an autoencoder as a checkpoint, with its yaml beside it.
@@ -117,20 +121,20 @@ pub(in crate::model) fn write_first_stage(
     };
     let tensors = first_stage_tensors(&autoencoder, &files.tensors, "")?;
     let document = json!({ "model": first_stage_node(&autoencoder)? });
-    save(path, tensors, &document, half)
+    save(path, &tensors, &document, half)
 }
 
 /// The yaml first: a checkpoint without one would be guessed at.
-fn save(path: &Path, tensors: Tensors, document: &Value, half: bool) -> Result<(), Error> {
+fn save(path: &Path, tensors: &Tensors, document: &Value, half: bool) -> Result<(), Error> {
     let yaml = serde_saphyr::to_string(document).expect("JSON is YAML");
     write_text(&path.with_extension("yaml"), &yaml)?;
-    let is_safetensors = path
-        .extension()
-        .is_some_and(|extension| extension == "safetensors");
-    Ok(match is_safetensors {
-        true => weights::write_safetensors(path, tensors, half)?,
-        false => weights::write_torch(path, tensors, half)?,
-    })
+    // What the original code's scripts print.
+    let metadata = BTreeMap::from([("global_step".to_owned(), "0".to_owned())]);
+    match half {
+        true => weights::write(path, &tensors.clone().half(), &metadata)?,
+        false => weights::write(path, tensors, &metadata)?,
+    }
+    Ok(())
 }
 
 fn autoencoder(config: &FirstStageConfig) -> Option<Autoencoder> {
@@ -151,22 +155,23 @@ fn first_stage_tensors(
         ldm_autoencoder::weights::KEY_MAP,
         ldm_autoencoder::weights::KEY_MAP_OUT,
     )?;
-    Ok(weights::to_compvis(&named, prefix, &autoencoder.compvis_keys())?)
+    Ok(weights::to_compvis(
+        &named,
+        prefix,
+        &autoencoder.compvis_keys(),
+    )?)
 }
 
 fn first_stage_node(autoencoder: &Autoencoder) -> Result<Value, Error> {
-    let params = FirstStageParams::from_config(autoencoder)
-        .map_err(|error| Error::Inexpressible(error.to_string()))?;
-    let class = match autoencoder {
-        Autoencoder::Kl(_) => "AutoencoderKL",
-        Autoencoder::Vq(_) => "VQModelInterface",
+    let (params, class) = match autoencoder {
+        Autoencoder::Kl(config) => (FirstStageParams::from_kl(config), "AutoencoderKL"),
+        Autoencoder::Vq(config) => (FirstStageParams::from_vq(config), "VQModelInterface"),
     };
+    let params = params.map_err(|error| Error::Inexpressible(error.to_string()))?;
     Ok(json!({ "target": format!("ldm.models.autoencoder.{class}"), "params": params }))
 }
 
-fn condition_node(
-    config: &ConditionerConfig,
-) -> Result<(Value, Vec<KeyPair>), Error> {
+fn condition_node(config: &ConditionerConfig) -> Result<(Value, Vec<KeyPair>), Error> {
     const MODULE: &str = "ldm.modules.encoders.modules";
     Ok(match config {
         ConditionerConfig::LdmBert(config) => {
@@ -211,10 +216,14 @@ fn schedule_buffers(schedule: &NoiseSchedule) -> Vec<(String, TensorData)> {
         buffer("alphas_cumprod", &|t| cumprod[t]),
         buffer("alphas_cumprod_prev", &|t| previous[t]),
         buffer("sqrt_alphas_cumprod", &|t| cumprod[t].sqrt()),
-        buffer("sqrt_one_minus_alphas_cumprod", &|t| (1.0 - cumprod[t]).sqrt()),
+        buffer("sqrt_one_minus_alphas_cumprod", &|t| {
+            (1.0 - cumprod[t]).sqrt()
+        }),
         buffer("log_one_minus_alphas_cumprod", &|t| (1.0 - cumprod[t]).ln()),
         buffer("sqrt_recip_alphas_cumprod", &|t| (1.0 / cumprod[t]).sqrt()),
-        buffer("sqrt_recipm1_alphas_cumprod", &|t| (1.0 / cumprod[t] - 1.0).sqrt()),
+        buffer("sqrt_recipm1_alphas_cumprod", &|t| {
+            (1.0 / cumprod[t] - 1.0).sqrt()
+        }),
         buffer("posterior_variance", &variance),
         buffer("posterior_log_variance_clipped", &|t| {
             variance(t).max(LEAST_VARIANCE).ln()

@@ -101,9 +101,8 @@ impl Node {
 
     fn params<T: DeserializeOwned>(&self, path: &Path) -> Result<T, Error> {
         let params = Value::Object(self.params.clone());
-        serde_path_to_error::deserialize(params).map_err(|error| {
-            malformed(path, format!("`{}`: {error}", self.class()))
-        })
+        serde_path_to_error::deserialize(params)
+            .map_err(|error| malformed(path, format!("`{}`: {error}", self.class())))
     }
 
     fn child(&self, key: &str, path: &Path) -> Result<Node, Error> {
@@ -136,7 +135,9 @@ pub(super) fn beside(checkpoint: &Path) -> Option<PathBuf> {
             })
             .filter(|path| {
                 // The other file of a run is about its trainer.
-                !path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("-lightning"))
+                !path
+                    .file_stem()
+                    .is_some_and(|stem| stem.to_string_lossy().ends_with("-lightning"))
             })
             .collect();
         if yamls.len() == 1 {
@@ -156,7 +157,10 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Description, Error> {
     let document: Value = serde_saphyr::from_str(text)
         .map_err(|error| malformed(path, format!("it is no valid yaml: {error}")))?;
     let node: Node = serde_json::from_value(document["model"].clone()).map_err(|error| {
-        malformed(path, format!("`model` is no model of CompVis' code: {error}"))
+        malformed(
+            path,
+            format!("`model` is no model of CompVis' code: {error}"),
+        )
     })?;
     match node.class() {
         "AutoencoderKL" | "VQModel" | "VQModelInterface" => {
@@ -167,7 +171,9 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Description, Error> {
         }
         other => Err(malformed(
             path,
-            format!("its model is a `{other}`, but only LatentDiffusion, AutoencoderKL and VQModel are known"),
+            format!(
+                "its model is a `{other}`, but only LatentDiffusion, AutoencoderKL and VQModel are known"
+            ),
         )),
     }
 }
@@ -217,7 +223,9 @@ fn condition(node: &Node, path: &Path) -> Result<Condition, Error> {
             for (key, supported) in [("method", json!("bilinear")), ("multiplier", json!(0.5))] {
                 match node.params.remove(key) {
                     Some(value) if value != supported => {
-                        let problem = format!("`{key}` of its SpatialRescaler is {value}, but only {supported} is supported");
+                        let problem = format!(
+                            "`{key}` of its SpatialRescaler is {value}, but only {supported} is supported"
+                        );
                         return Err(malformed(path, problem));
                     }
                     _ => {}
