@@ -4,6 +4,8 @@ use crate::ConfigError;
 
 /// More would shrink an image of 65,536 pixels a side to less than one.
 pub(crate) const MAX_LEVELS: usize = 17;
+/// Far beyond any model; keeps products of a few counts in range.
+const MAX_COUNT: usize = 1 << 20;
 
 /// Activation function of the network; published autoencoders have one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,17 +59,14 @@ pub(crate) struct Architecture<'a> {
 
 impl Architecture<'_> {
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
-        let counts = [
+        check_counts(&[
             ("in_channels", self.in_channels),
             ("out_channels", self.out_channels),
             ("layers_per_block", self.layers_per_block),
             ("latent_channels", self.latent_channels),
             ("norm_num_groups", self.norm_num_groups),
             ("block_out_channels", self.block_out_channels.len()),
-        ];
-        if let Some((field, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
-            return Err(ConfigError::Zero { field });
-        }
+        ])?;
         let expected = self.block_out_channels.len();
         if expected > MAX_LEVELS {
             return Err(ConfigError::TooManyLevels(expected));
@@ -83,9 +82,12 @@ impl Architecture<'_> {
                 expected,
             });
         }
+        for &channels in self.block_out_channels {
+            check_counts(&[("block_out_channels", channels)])?;
+        }
         let groups = self.norm_num_groups;
         for (level, &channels) in self.block_out_channels.iter().enumerate() {
-            if channels == 0 || channels % groups != 0 {
+            if channels % groups != 0 {
                 return Err(ConfigError::Groups {
                     level,
                     channels,
@@ -102,6 +104,18 @@ impl Architecture<'_> {
         }
         Ok(())
     }
+}
+
+/// Checks that each of the fields is at least 1, and so small that shapes and their products are numbers.
+pub(crate) fn check_counts(counts: &[(&'static str, usize)]) -> Result<(), ConfigError> {
+    for &(field, found) in counts {
+        match found {
+            0 => return Err(ConfigError::Zero { field }),
+            1..=MAX_COUNT => {}
+            _ => return Err(ConfigError::TooLarge { field, found }),
+        }
+    }
+    Ok(())
 }
 
 /// Pixels of an image per pixel of its latent, along one side: every level but the last halves it.

@@ -9,6 +9,14 @@ pub enum ConfigError {
         /// The field's name in the configuration.
         field: &'static str,
     },
+    /// A number of channels, layers or codes that no model has.
+    #[error("`{field}` is {found}; it must be at most 1048576")]
+    TooLarge {
+        /// The field's name in the configuration.
+        field: &'static str,
+        /// The number found.
+        found: usize,
+    },
     /// Lists that describe the same levels have different lengths.
     #[error(
         "`{field}` has {found} entries, but `block_out_channels` has {expected}: give one entry per resolution level"

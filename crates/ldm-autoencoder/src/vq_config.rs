@@ -180,13 +180,10 @@ impl VqModelConfig {
     /// The first field found wrong.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.architecture().validate()?;
-        let counts = [
+        architecture::check_counts(&[
             ("num_vq_embeddings", self.num_vq_embeddings),
             ("vq_embed_dim", self.embed_dim()),
-        ];
-        if let Some((field, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
-            return Err(ConfigError::Zero { field });
-        }
+        ])?;
         match self.lookup_from_codebook {
             true => Err(ConfigError::LookupFromCodebook),
             false => Ok(()),
