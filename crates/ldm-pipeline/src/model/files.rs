@@ -328,8 +328,8 @@ fn read_tokenizer(dir: &Path, config: &ConditionerConfig) -> Result<Option<Token
     if !config.is_text() {
         return Ok(None);
     }
-    let vocab = dir.join(TOKENIZER).join("vocab.txt");
-    let tokenizer = Tokenizer::from_vocab_file(&vocab).map_err(|error| malformed(&vocab, error))?;
+    let folder = dir.join(TOKENIZER);
+    let tokenizer = Tokenizer::from_dir(&folder).map_err(|error| malformed(&folder, error))?;
     Ok(Some(tokenizer))
 }
 

@@ -137,12 +137,39 @@ pub fn load_from<M: Module>(
     tensors: &Tensors,
     options: &LoadOptions,
 ) -> Result<(M, Vec<String>), WeightsError> {
+    let (wanted, skipped) = fit(&module, tensors, options)?;
+    let differences = apply(&mut module, wanted, &FromPyTorch);
+    if differences.is_empty() {
+        Ok((module, skipped))
+    } else {
+        Err(WeightsError::mismatch(&tensors.path, differences))
+    }
+}
+
+/// Finds out whether [`load_from`] would work, without reading any data.
+///
+/// # Errors
+/// As [`load_from`].
+pub fn check<M: Module>(
+    module: &M,
+    tensors: &Tensors,
+    options: &LoadOptions,
+) -> Result<(), WeightsError> {
+    fit(module, tensors, options).map(drop)
+}
+
+/// The tensors that `module` has, by the paths of its fields, and the names of those that are skipped.
+fn fit<M: Module>(
+    module: &M,
+    tensors: &Tensors,
+    options: &LoadOptions,
+) -> Result<(Vec<PackTensor>, Vec<String>), WeightsError> {
     let skip = RegexSet::new(options.skip)?;
     let remapper = KeyRemapper::from_pattern_iter(options.key_map.iter().copied())?;
     let keys = tensors.entries.values().map(|entry| entry.key.as_str());
     let (renamed, _) = remapper.remap(tensors.to_tensors());
 
-    let expected = expected_tensors(&module);
+    let expected = expected_tensors(module);
     let mut found = BTreeSet::new();
     let mut wanted: Vec<(&str, PackTensor)> = Vec::new();
     let mut others: Vec<&str> = Vec::new();
@@ -171,17 +198,14 @@ pub fn load_from<M: Module>(
         let refused = tensors.refused.iter();
         unfit.extend(refused.map(|(name, what)| format!("`{name}` is {what}")));
     }
-    let mut differences = Differences {
+    let differences = Differences {
         missing,
         unused,
         unfit,
     };
     if differences.is_empty() {
-        let wanted = wanted.into_iter().map(|(_, tensor)| tensor).collect();
-        differences = apply(&mut module, wanted, &FromPyTorch);
-    }
-    if differences.is_empty() {
-        Ok((module, skipped))
+        let wanted = wanted.into_iter().map(|(_, tensor)| tensor);
+        Ok((wanted.collect(), skipped))
     } else {
         Err(WeightsError::mismatch(&tensors.path, differences))
     }

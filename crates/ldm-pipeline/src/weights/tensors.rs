@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, TensorData};
-use burn_store::{bridge, burn_pack::Tensor as PackTensor};
+use burn_store::{
+    FloatCastAdapter, KeyRemapper, ModuleAdapter, ModuleContext, bridge,
+    burn_pack::Tensor as PackTensor,
+};
 
-use super::{HeaderText, WeightsError};
+use super::{HeaderText, KeyMap, WeightsError};
 
 /// A set of named tensors: of a file, of several, of a module, or made of such. Cloning copies names, not data.
 #[derive(Clone, Debug, Default)]
@@ -128,6 +131,49 @@ impl Tensors {
     pub fn extend(&mut self, other: Self) {
         self.entries.extend(other.entries);
         self.refused.extend(other.refused);
+    }
+
+    /// The same tensors under the names that `key_map` makes.
+    ///
+    /// # Errors
+    /// If the key map holds no regular expressions.
+    pub fn renamed(&self, key_map: KeyMap) -> Result<Self, WeightsError> {
+        let remapper = KeyRemapper::from_pattern_iter(key_map.iter().copied())?;
+        let (tensors, _) = remapper.remap(self.to_tensors());
+        let mut set = Self::new(&self.path);
+        set.metadata = self.metadata.clone();
+        set.refused = self.refused.clone();
+        for (entry, tensor) in self.entries.values().zip(tensors) {
+            set.add(entry.key.clone(), tensor);
+        }
+        Ok(set)
+    }
+
+    /// The same tensors with floats in 16 bits.
+    #[must_use]
+    pub fn half(mut self) -> Self {
+        let cast = FloatCastAdapter::to(DType::F16);
+        for entry in self.entries.values_mut() {
+            let tensor = entry.tensor.clone();
+            entry.tensor = cast.adapt(tensor, ModuleContext::new(&[]));
+        }
+        self
+    }
+
+    /// A checksum of names and data.
+    ///
+    /// # Errors
+    /// [`WeightsError`] if the file can't be read.
+    pub(crate) fn checksum(&self) -> Result<String, WeightsError> {
+        let mut sum = 0;
+        for (name, entry) in &self.entries {
+            let bytes = entry.tensor.to_bytes().map_err(|error| {
+                WeightsError::invalid(&self.path, format!("tensor `{name}`: {error}"))
+            })?;
+            sum = crc32c::crc32c_append(sum, name.as_bytes());
+            sum = crc32c::crc32c_append(sum, &bytes);
+        }
+        Ok(format!("{sum:08x}"))
     }
 
     /// The tensors whose names begin with `prefix`, without it.

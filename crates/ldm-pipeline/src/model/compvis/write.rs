@@ -75,8 +75,8 @@ pub(in crate::model) fn write(files: &ModelFiles, path: &Path, half: bool) -> Re
                 BetaSchedule::Linear => "linear",
                 BetaSchedule::PlainLinear => "sqrt_linear",
                 BetaSchedule::Cosine => "cosine",
-                BetaSchedule::Sigmoid => {
-                    return Err(Error::Inexpressible("CompVis' code has no sigmoid schedule".into()));
+                other @ (BetaSchedule::Sigmoid | BetaSchedule::Exponential) => {
+                    return Err(Error::Inexpressible(format!("it has no schedule like {other:?}")));
                 }
             },
             "timesteps": scheduler.num_train_timesteps,
