@@ -140,7 +140,7 @@ impl Course {
 }
 
 /// Levels of DPM-Solver and UniPC, which work on `x = signal x_0 + noise eps` and know whole timesteps only: those of the timesteps below
-/// `end`, or on `course`, whose timesteps are the `nearest` whole ones or those below. One level more than timesteps.
+/// `end`, or on `course`, whose timesteps are the `nearest` whole ones or those below. Without the level that the last step leads to.
 ///
 /// # Errors
 /// If `steps` don't fit into the schedule.
@@ -153,20 +153,32 @@ pub(super) fn solver_levels(
     nearest: bool,
 ) -> Result<(Vec<f64>, Vec<f64>), Error> {
     let spaced = spacing::without_last(config, curve.sigmas.len(), end, steps)?;
-    let (smallest, largest) = curve.range();
-    let (timesteps, mut sigmas) = match course.levels(largest, smallest, steps) {
+    let (largest, smallest) = ends(config, curve.range());
+    Ok(match course.levels(largest, smallest, steps) {
         None => {
             let timesteps: Vec<f64> = spaced.into_iter().map(|t| t as f64).collect();
             let sigmas: Vec<f64> = timesteps.iter().map(|&t| curve.at(t)).collect();
             (timesteps, sigmas)
         }
         Some(sigmas) => (curve.whole_timesteps(&sigmas, nearest), sigmas),
-    };
-    sigmas.push(match config.sigmas.final_sigmas_type.unwrap_or_default() {
+    })
+}
+
+/// The largest and the smallest level of a course: what `config` says, or else the ends of `range`.
+pub(super) fn ends(config: &SchedulerConfig, range: (f64, f64)) -> (f64, f64) {
+    let keys = &config.sigmas;
+    (
+        keys.sigma_max.unwrap_or(range.1),
+        keys.sigma_min.unwrap_or(range.0),
+    )
+}
+
+/// Where the last step leads to; `smallest` is the smallest level.
+pub(super) fn final_sigma(config: &SchedulerConfig, smallest: f64) -> f64 {
+    match config.sigmas.final_sigmas_type.unwrap_or_default() {
         FinalSigma::Zero => 0.0,
         FinalSigma::SigmaMin => smallest,
-    });
-    Ok((timesteps, sigmas))
+    }
 }
 
 /// Levels of a sampler on `x = x_0 + sigma eps`: Euler's, Heun's and their like, which show the model `x / sqrt(1 + sigma^2)`.
@@ -211,7 +223,7 @@ impl SigmaLevels {
         steps: usize,
     ) -> Result<Self, Error> {
         let mut levels = Self::spaced(config, curve, steps)?;
-        let ends = (levels.sigmas[0], levels.sigmas[steps - 1]);
+        let ends = ends(config, (levels.sigmas[steps - 1], levels.sigmas[0]));
         levels.follow(Course::new(config)?, ends, curve);
         Ok(levels)
     }
