@@ -142,6 +142,20 @@ impl NoiseSchedule {
         }
     }
 
+    /// The same schedule with the roundings of the reference's samplers, which keep `beta_t`, `1 - beta_t` and `abar_t` in f32. Where
+    /// `abar` is next to 1, and at the end of the cosine, they change a sample more than the roundings of its tensors.
+    pub(crate) fn rounded_to_f32(&self) -> Self {
+        let mut product = 1.0;
+        let abar = |beta: &f64| {
+            product *= f64::from(1.0 - *beta as f32);
+            f64::from(product as f32)
+        };
+        Self {
+            alphas_cumprod: self.betas.iter().map(abar).collect(),
+            betas: self.betas.clone(),
+        }
+    }
+
     /// Number of training steps `T`.
     pub fn num_train_timesteps(&self) -> usize {
         self.betas.len()
@@ -160,16 +174,6 @@ impl NoiseSchedule {
     /// Signal-to-noise ratio `abar_t / (1 - abar_t)`.
     pub fn snr(&self, t: usize) -> f64 {
         self.alphas_cumprod[t] / (1.0 - self.alphas_cumprod[t])
-    }
-
-    /// Noise as a multiple of the signal, `sqrt((1 - abar_t) / abar_t)`, at every step. Where no signal is left `abar` counts as
-    /// 2^-24, as in the reference.
-    pub fn sigmas(&self) -> Vec<f64> {
-        let sigma = |&abar: &f64| {
-            let abar = if abar == 0.0 { 2f64.powi(-24) } else { abar };
-            ((1.0 - abar) / abar).sqrt()
-        };
-        self.alphas_cumprod.iter().map(sigma).collect()
     }
 
     /// Variance of `q(x_{t-1} | x_t, x_0)`: `beta_t (1 - abar_{t-1}) / (1 - abar_t)` (Ho et al. 2020, eq. 7).

@@ -148,30 +148,35 @@ impl SchedulerConfig {
         if self.rescale_betas_zero_snr && self.prediction_type == PredictionType::Epsilon {
             return Err(no_signal());
         }
-        self.rescaled_schedule()
+        self.schedule(self.rescale_betas_zero_snr)
     }
 
     /// The schedule for a sampler, which may get along with a noise prediction where there is no signal at the end, or not go there.
     pub(crate) fn rescaled_schedule(&self) -> Result<NoiseSchedule, Error> {
-        let schedule = self.plain_schedule()?;
-        Ok(if self.rescale_betas_zero_snr {
-            schedule.rescaled_to_zero_terminal_snr()
-        } else {
-            schedule
-        })
+        let schedule = self.schedule(self.rescale_betas_zero_snr)?;
+        Ok(schedule.rounded_to_f32())
     }
 
     /// The schedule for a sampler that doesn't know of zero terminal SNR.
     pub(crate) fn plain_schedule(&self) -> Result<NoiseSchedule, Error> {
-        match &self.trained_betas {
-            Some(betas) => NoiseSchedule::from_betas(betas.clone()),
+        Ok(self.schedule(false)?.rounded_to_f32())
+    }
+
+    fn schedule(&self, rescaled: bool) -> Result<NoiseSchedule, Error> {
+        let schedule = match &self.trained_betas {
+            Some(betas) => NoiseSchedule::from_betas(betas.clone())?,
             None => NoiseSchedule::new(
                 self.beta_schedule,
                 self.beta_start,
                 self.beta_end,
                 self.num_train_timesteps,
-            ),
-        }
+            )?,
+        };
+        Ok(if rescaled {
+            schedule.rescaled_to_zero_terminal_snr()
+        } else {
+            schedule
+        })
     }
 }
 

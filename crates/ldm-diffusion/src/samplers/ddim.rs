@@ -135,8 +135,8 @@ mod tests {
                 &case["timesteps"],
                 0.0,
             );
-            // The reference rounds the betas to f32.
-            assert_reversed(name, alphas().map(|pair| pair.0), &case["alphas"], 2e-7);
+            // CompVis rounds the products to f32, diffusers the betas too.
+            assert_reversed(name, alphas().map(|pair| pair.0), &case["alphas"], 5e-7);
             assert_reversed(
                 name,
                 alphas().map(|pair| pair.1),

@@ -5,7 +5,7 @@ use super::{
     clip::Clip,
     history::History,
     invalid, predicted_mean,
-    sigmas::{Course, SigmaCurve, solver_levels},
+    sigmas::{Course, SigmaCurve, final_sigma, solver_levels},
 };
 use crate::{
     AlgorithmType, BetaSchedule, Error, FinalSigma, NoiseLevel, PredictionType, SchedulerConfig,
@@ -129,7 +129,9 @@ fn levels(config: &SchedulerConfig, steps: usize) -> Result<(Vec<f64>, Vec<f64>)
         course => course,
     };
     let nearest = course != Course::Exponential && config.beta_schedule != BetaSchedule::Cosine;
-    solver_levels(config, &curve, end, steps, course, nearest)
+    let (timesteps, mut sigmas) = solver_levels(config, &curve, end, steps, course, nearest)?;
+    sigmas.push(final_sigma(config, curve.range().0));
+    Ok((timesteps, sigmas))
 }
 
 /// A step of the solver: `x_t = x x_s + sum_k derivatives[k] D_k + noise z`, with `D_k` times `h^k`.

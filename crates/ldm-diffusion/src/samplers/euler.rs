@@ -2,11 +2,10 @@ use burn::prelude::*;
 
 use super::{
     Sampler, Step,
-    sigmas::{Course, SigmaCurve, SigmaLevels},
+    sigmas::{Course, SigmaCurve, SigmaLevels, ends, final_sigma},
 };
 use crate::{
-    Error, FinalSigma, Interpolation, PredictionType, SchedulerConfig, TimestepType,
-    schedule::linspace,
+    Error, Interpolation, PredictionType, SchedulerConfig, TimestepType, schedule::linspace,
 };
 
 /// Euler's method for the probability flow ODE `dx/dsigma = eps` (Karras et al. 2022, algorithm 2 without its noise).
@@ -29,15 +28,10 @@ impl Euler {
             levels.sigmas = logs.map(f64::exp).chain([0.0]).collect();
         }
         let last = levels.sigmas[levels.sigmas.len() - 2];
-        let ends = (
-            keys.sigma_max.unwrap_or(levels.sigmas[0]),
-            keys.sigma_min.unwrap_or(last),
-        );
+        let ends = ends(config, (last, levels.sigmas[0]));
         levels.follow(Course::new(config)?, ends, &curve);
-        if keys.final_sigmas_type.unwrap_or_default() == FinalSigma::SigmaMin
-            && let Some(last) = levels.sigmas.last_mut()
-        {
-            *last = curve.range().0;
+        if let Some(last) = levels.sigmas.last_mut() {
+            *last = final_sigma(config, curve.range().0);
         }
         if keys.timestep_type.unwrap_or_default() == TimestepType::Continuous
             && config.prediction_type == PredictionType::Velocity

@@ -16,8 +16,19 @@ pub(super) struct SigmaCurve {
 
 impl SigmaCurve {
     pub(super) fn new(schedule: &NoiseSchedule) -> Self {
-        let sigmas = schedule.sigmas();
-        let logs = sigmas.iter().map(|sigma| sigma.ln()).collect();
+        let sigma = |&abar: &f64| {
+            // The reference's stand-in for no signal.
+            let abar = if abar == 0.0 {
+                2f32.powi(-24)
+            } else {
+                abar as f32
+            };
+            f64::from(((1.0 - abar) / abar).sqrt())
+        };
+        let sigmas: Vec<f64> = schedule.alphas_cumprod().iter().map(sigma).collect();
+        // All in f32 as in the reference: this decides on which side of a whole timestep the first level comes.
+        let log = |sigma: &f64| f64::from(sigma.ln() as f32);
+        let logs = sigmas.iter().map(log).collect();
         Self { sigmas, logs }
     }
 
@@ -129,7 +140,7 @@ impl Course {
 }
 
 /// Levels of DPM-Solver and UniPC, which work on `x = signal x_0 + noise eps` and know whole timesteps only: those of the timesteps below
-/// `end`, or on `course`, whose timesteps are the `nearest` whole ones or those below. One level more than timesteps.
+/// `end`, or on `course`, whose timesteps are the `nearest` whole ones or those below. Without the level that the last step leads to.
 ///
 /// # Errors
 /// If `steps` don't fit into the schedule.
@@ -142,20 +153,32 @@ pub(super) fn solver_levels(
     nearest: bool,
 ) -> Result<(Vec<f64>, Vec<f64>), Error> {
     let spaced = spacing::without_last(config, curve.sigmas.len(), end, steps)?;
-    let (smallest, largest) = curve.range();
-    let (timesteps, mut sigmas) = match course.levels(largest, smallest, steps) {
+    let (largest, smallest) = ends(config, curve.range());
+    Ok(match course.levels(largest, smallest, steps) {
         None => {
             let timesteps: Vec<f64> = spaced.into_iter().map(|t| t as f64).collect();
             let sigmas: Vec<f64> = timesteps.iter().map(|&t| curve.at(t)).collect();
             (timesteps, sigmas)
         }
         Some(sigmas) => (curve.whole_timesteps(&sigmas, nearest), sigmas),
-    };
-    sigmas.push(match config.sigmas.final_sigmas_type.unwrap_or_default() {
+    })
+}
+
+/// The largest and the smallest level of a course: what `config` says, or else the ends of `range`.
+pub(super) fn ends(config: &SchedulerConfig, range: (f64, f64)) -> (f64, f64) {
+    let keys = &config.sigmas;
+    (
+        keys.sigma_max.unwrap_or(range.1),
+        keys.sigma_min.unwrap_or(range.0),
+    )
+}
+
+/// Where the last step leads to; `smallest` is the smallest level.
+pub(super) fn final_sigma(config: &SchedulerConfig, smallest: f64) -> f64 {
+    match config.sigmas.final_sigmas_type.unwrap_or_default() {
         FinalSigma::Zero => 0.0,
         FinalSigma::SigmaMin => smallest,
-    });
-    Ok((timesteps, sigmas))
+    }
 }
 
 /// Levels of a sampler on `x = x_0 + sigma eps`: Euler's, Heun's and their like, which show the model `x / sqrt(1 + sigma^2)`.
@@ -200,7 +223,7 @@ impl SigmaLevels {
         steps: usize,
     ) -> Result<Self, Error> {
         let mut levels = Self::spaced(config, curve, steps)?;
-        let ends = (levels.sigmas[0], levels.sigmas[steps - 1]);
+        let ends = ends(config, (levels.sigmas[steps - 1], levels.sigmas[0]));
         levels.follow(Course::new(config)?, ends, curve);
         Ok(levels)
     }
@@ -261,7 +284,7 @@ mod tests {
         let schedule = NoiseSchedule::new(BetaSchedule::Linear, 0.00085, 0.012, 1000).unwrap();
         let curve = SigmaCurve::new(&schedule);
         for t in [0.0, 1.0, 499.0, 998.0, 999.0] {
-            assert!((curve.timestep(curve.at(t)) - t).abs() < 1e-9, "{t}");
+            assert!((curve.timestep(curve.at(t)) - t).abs() < 1e-4, "{t}");
         }
         assert!((curve.timestep(curve.at(500.5)) - 500.5).abs() < 1e-2);
         assert_eq!(curve.timestep(0.0), 0.0);

@@ -5,7 +5,7 @@ use super::{
     clip::Clip,
     history::History,
     invalid, predicted_mean,
-    sigmas::{Course, SigmaCurve, solver_levels},
+    sigmas::{Course, SigmaCurve, final_sigma, solver_levels},
 };
 use crate::{Error, NoiseLevel, PredictionType, SchedulerConfig, SolverType, prediction::signal};
 
@@ -59,7 +59,12 @@ impl UniPc {
         let course = Course::new(config)?;
         let nearest = course == Course::Karras;
         let end = curve.end(f64::NEG_INFINITY);
-        let (timesteps, sigmas) = solver_levels(config, &curve, end, steps, course, nearest)?;
+        let (timesteps, mut sigmas) = solver_levels(config, &curve, end, steps, course, nearest)?;
+        let smallest = match course {
+            Course::Timesteps => curve.range().0,
+            _ => sigmas[steps - 1],
+        };
+        sigmas.push(final_sigma(config, smallest));
         Ok(Self {
             timesteps,
             sigmas,

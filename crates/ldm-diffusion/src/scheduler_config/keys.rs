@@ -42,10 +42,10 @@ pub struct SigmaConfig {
     /// Levels of a flow-matching model; not supported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub use_flow_sigmas: Option<bool>,
-    /// Euler: smallest level of the Karras and exponential spacing, instead of the schedule's.
+    /// Smallest level of the Karras and exponential spacing, instead of the schedule's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sigma_min: Option<f64>,
-    /// Euler: largest level of the Karras and exponential spacing, instead of the schedule's.
+    /// Largest level of the Karras and exponential spacing, instead of the schedule's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sigma_max: Option<f64>,
     /// Euler, DPM-Solver, UniPC: where the last step leads to.
