@@ -1,6 +1,8 @@
 //! One binary for the crate's integration tests: linking takes longer than they do.
 
 mod common;
+mod compvis;
+mod conditioning;
 mod loss;
 mod parity;
 mod schedulers;
