@@ -29,5 +29,8 @@ pub use loss::{DiffusionLoss, DiffusionLossConfig, DiffusionLossOutput, LossKind
 pub use prediction::{Denoised, NoiseLevel, PredictionType};
 pub use samplers::{Sampler, SamplerKind};
 pub use schedule::{BetaSchedule, NoiseSchedule};
-pub use scheduler_config::{SchedulerConfig, TimestepSpacing, VarianceType};
+pub use scheduler_config::{
+    AlgorithmType, ClipConfig, FinalSigma, Interpolation, SchedulerConfig, SigmaConfig,
+    SolverConfig, SolverType, TimestepSpacing, TimestepType, VarianceType,
+};
 pub use unet::{UNet, UNetConfig};

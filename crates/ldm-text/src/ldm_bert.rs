@@ -5,10 +5,12 @@ use burn::{
     nn::{
         Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig,
     },
-    tensor::{Device, Int, Tensor, activation},
+    tensor::{Device, Int, Tensor},
 };
 use ldm_nn::ops;
 use serde::{Deserialize, Serialize};
+
+use crate::{Activation, ConfigError};
 
 /// The shape of an [`LdmBert`], under the names of diffusers' `bert/config.json`. Names of that file which don't
 /// shape the computation are ignored when read; dropout is one of them, as the paper trains without.
@@ -42,15 +44,6 @@ pub struct LdmBertConfig {
     pub to_logits: bool,
 }
 
-/// The activations that [`LdmBertConfig`] may name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Activation {
-    /// The exact GELU, `x Phi(x)` (Hendrycks & Gimpel 2016).
-    #[default]
-    Gelu,
-}
-
 impl Default for LdmBertConfig {
     fn default() -> Self {
         Self {
@@ -70,6 +63,21 @@ impl Default for LdmBertConfig {
 }
 
 impl LdmBertConfig {
+    /// Checks that there is such a model.
+    ///
+    /// # Errors
+    /// Names the first field that is 0.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::refuse_zeros(&[
+            ("vocab_size", self.vocab_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("encoder_ffn_dim", self.encoder_ffn_dim),
+            ("encoder_attention_heads", self.encoder_attention_heads),
+            ("head_dim", self.head_dim),
+            ("d_model", self.d_model),
+        ])
+    }
+
     /// A model with random weights: embeddings from N(0, `init_std`^2), linear layers from burn's
     /// default, which is PyTorch's.
     pub fn init(&self, device: &Device) -> LdmBert {
@@ -118,6 +126,7 @@ impl LdmBertConfig {
             },
             self_attn_layer_norm: norm(),
             fc1: LinearConfig::new(self.d_model, self.encoder_ffn_dim).init(device),
+            activation: self.activation_function,
             fc2: LinearConfig::new(self.encoder_ffn_dim, self.d_model).init(device),
             final_layer_norm: norm(),
         }
@@ -146,6 +155,8 @@ struct EncoderLayer {
     self_attn: SelfAttention,
     self_attn_layer_norm: LayerNorm,
     fc1: Linear,
+    #[module(skip)]
+    activation: Activation,
     fc2: Linear,
     final_layer_norm: LayerNorm,
 }
@@ -196,7 +207,7 @@ impl EncoderLayer {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let x = x.clone() + self.self_attn.forward(self.self_attn_layer_norm.forward(x));
         let hidden = self.fc1.forward(self.final_layer_norm.forward(x.clone()));
-        x + self.fc2.forward(activation::gelu(hidden))
+        x + self.fc2.forward(self.activation.forward(hidden))
     }
 }
 
@@ -324,10 +335,10 @@ mod tests {
             config
         );
 
-        let error = serde_json::from_str::<LdmBertConfig>(r#"{"activation_function": "relu"}"#)
+        let error = serde_json::from_str::<LdmBertConfig>(r#"{"activation_function": "maxout"}"#)
             .unwrap_err();
         assert!(
-            error.to_string().contains("unknown variant `relu`"),
+            error.to_string().contains("unknown variant `maxout`"),
             "{error}"
         );
     }

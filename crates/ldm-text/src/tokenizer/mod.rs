@@ -1,27 +1,29 @@
-//! BERT's uncased WordPiece tokenizer.
+//! BERT's WordPiece tokenizer.
 
-use std::{
-    borrow::Cow,
-    fs, io,
-    path::{Path, PathBuf},
-};
+mod directory;
+mod error;
+
+use std::{borrow::Cow, path::Path};
 
 use ahash::AHashMap;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use tokenizers::{
     AddedToken, TokenizerImpl, decoders::wordpiece::WordPiece as WordPieceDecoder,
     models::wordpiece::WordPiece, normalizers::BertNormalizer,
     pre_tokenizers::bert::BertPreTokenizer, processors::bert::BertProcessing,
 };
 
-/// The vocabulary of `bert-base-uncased`, one token a line.
-const BERT_VOCAB: &str = include_str!("../assets/vocab.txt");
+pub use directory::TokenizerConfig;
+pub use error::TokenizerError;
 
-/// Splits text into the word pieces of an uncased BERT vocabulary.
+/// The vocabulary of `bert-base-uncased`, one token a line.
+const BERT_VOCAB: &str = include_str!("../../assets/vocab.txt");
+
+/// Splits text into the word pieces of a BERT vocabulary.
 ///
-/// Text is cleaned of control characters, lower-cased and stripped of its accents, split at white space,
-/// punctuation and around each CJK character, and every word into the longest pieces that the vocabulary holds. A
-/// word of more than 100 characters, or with a character that the vocabulary lacks, becomes `[UNK]`. The names of
+/// Text is cleaned of control characters, lower-cased and stripped of its accents unless [`TokenizerConfig`] says
+/// otherwise, split at white space, punctuation and around each CJK character, and every word into the longest pieces
+/// that the vocabulary holds. A word of more than 100 characters, or with a character that the vocabulary lacks, becomes `[UNK]`. The names of
 /// special tokens in the text, such as a literal `[MASK]`, become these tokens, as in Hugging Face's
 /// `BertTokenizer`.
 ///
@@ -41,6 +43,7 @@ pub struct Tokenizer {
     vocab: Cow<'static, str>,
     size: usize,
     special: SpecialIds,
+    config: TokenizerConfig,
 }
 
 /// The ids that frame every sequence.
@@ -51,79 +54,46 @@ struct SpecialIds {
     sep: u32,
 }
 
-/// Why a vocabulary can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum VocabError {
-    /// The file can't be read as UTF-8 text.
-    #[error("can't read the vocabulary {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system says.
-        source: io::Error,
-    },
-    /// The text isn't a BERT vocabulary.
-    #[error(
-        "the vocabulary {origin} has no {token} among its {tokens} lines: expected BERT's vocab.txt, one token a line"
-    )]
-    MissingToken {
-        /// The file, or where else the text came from.
-        origin: String,
-        /// The special token that is missing.
-        token: &'static str,
-        /// The number of tokens found.
-        tokens: usize,
-    },
-    /// A token occurs twice, so that its id is ambiguous.
-    #[error(
-        "the vocabulary {origin} lists \"{token}\" again in line {line}: each token must be there once"
-    )]
-    Duplicate {
-        /// The file, or where else the text came from.
-        origin: String,
-        /// The repeated token.
-        token: String,
-        /// The line of the repetition, counted from 1.
-        line: usize,
-    },
-}
-
 impl Tokenizer {
     /// The tokenizer of `bert-base-uncased`, which the paper's text-to-image models use; its vocabulary of 30,522
     /// tokens is part of the program.
     pub fn bert() -> Self {
-        Self::new(Cow::Borrowed(BERT_VOCAB), "in the program")
+        let config = TokenizerConfig::default();
+        Self::new(Cow::Borrowed(BERT_VOCAB), config, "in the program")
             .expect("the embedded vocabulary is tested")
     }
 
-    /// A tokenizer over the vocabulary in `text`: one token a line, its id the line's number counted from 0.
+    /// An uncased tokenizer over the vocabulary in `text`: one token a line, its id the line's number counted from 0.
     ///
     /// # Errors
     /// When one of `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]` is missing or a token is there twice.
-    pub fn from_vocab(text: impl Into<String>) -> Result<Self, VocabError> {
-        Self::new(Cow::Owned(text.into()), "given as text")
+    pub fn from_vocab(text: impl Into<String>) -> Result<Self, TokenizerError> {
+        let config = TokenizerConfig::default();
+        Self::new(Cow::Owned(text.into()), config, "given as text")
     }
 
-    /// A tokenizer over the vocabulary in a file such as a model directory's `tokenizer/vocab.txt`.
+    /// An uncased tokenizer over the vocabulary in a file.
     ///
     /// # Errors
     /// When the file can't be read, and those of [`Tokenizer::from_vocab`]; each names the file.
-    pub fn from_vocab_file(path: impl AsRef<Path>) -> Result<Self, VocabError> {
+    pub fn from_vocab_file(path: impl AsRef<Path>) -> Result<Self, TokenizerError> {
         let path = path.as_ref();
-        let text = fs::read_to_string(path).map_err(|source| VocabError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::new(Cow::Owned(text), &path.display().to_string())
+        let text = directory::read(path)?;
+        let config = TokenizerConfig::default();
+        Self::new(Cow::Owned(text), config, &path.display().to_string())
     }
 
-    fn new(vocab: Cow<'static, str>, origin: &str) -> Result<Self, VocabError> {
+    fn new(
+        vocab: Cow<'static, str>,
+        config: TokenizerConfig,
+        origin: &str,
+    ) -> Result<Self, TokenizerError> {
         let mut ids = AHashMap::new();
         for (id, token) in vocab.lines().enumerate() {
             // Published vocabularies hold tokens that are white space (U+0085 ...), so only the line's end is
             // stripped.
             if ids.insert(token.to_owned(), id as u32).is_some() {
-                return Err(VocabError::Duplicate {
+                return Err(TokenizerError::Duplicate {
                     origin: origin.to_owned(),
                     token: token.to_owned(),
                     line: id + 1,
@@ -134,7 +104,7 @@ impl Tokenizer {
         let id_of = |token: &'static str| {
             ids.get(token)
                 .copied()
-                .ok_or_else(|| VocabError::MissingToken {
+                .ok_or_else(|| TokenizerError::MissingToken {
                     origin: origin.to_owned(),
                     token,
                     tokens: size,
@@ -154,13 +124,13 @@ impl Tokenizer {
             .build()
             .expect("a vocabulary in memory needs no file");
         let mut word_pieces = TokenizerImpl::new(model);
-        let (clean_text, chinese_chars, lowercase) = (true, true, true);
+        let clean_text = true;
         word_pieces
             .with_normalizer(Some(BertNormalizer::new(
                 clean_text,
-                chinese_chars,
-                None,
-                lowercase,
+                config.tokenize_chinese_chars,
+                config.strip_accents,
+                config.do_lower_case,
             )))
             .with_pre_tokenizer(Some(BertPreTokenizer));
         word_pieces.add_special_tokens(
@@ -172,6 +142,7 @@ impl Tokenizer {
             vocab,
             size,
             special,
+            config,
         })
     }
 
@@ -184,6 +155,13 @@ impl Tokenizer {
     /// # Panics
     /// When `max_length` is less than 2.
     pub fn encode(&self, text: &str, max_length: usize) -> Vec<u32> {
+        let mut ids = self.encode_unpadded(text, max_length);
+        ids.resize(max_length, self.special.pad);
+        ids
+    }
+
+    /// The ids of `text` from `[CLS]` to `[SEP]`, at most `max_length` of them.
+    fn encode_unpadded(&self, text: &str, max_length: usize) -> Vec<u32> {
         assert!(
             max_length >= 2,
             "a sequence needs room for [CLS] and [SEP], not max_length {max_length}"
@@ -192,7 +170,6 @@ impl Tokenizer {
         ids.push(self.special.cls);
         ids.extend(self.pieces(text).into_iter().take(max_length - 2));
         ids.push(self.special.sep);
-        ids.resize(max_length, self.special.pad);
         ids
     }
 
@@ -207,12 +184,35 @@ impl Tokenizer {
         max_length: usize,
         device: &Device,
     ) -> Tensor<2, Int> {
-        let ids: Vec<i64> = texts
-            .iter()
-            .flat_map(|text| self.encode(text.as_ref(), max_length))
-            .map(i64::from)
-            .collect();
-        Tensor::from_data(TensorData::new(ids, [texts.len(), max_length]), device)
+        self.encode_batch_masked(texts, max_length, device).0
+    }
+
+    /// As [`Tokenizer::encode_batch`], with the mask that [`BertModel::forward`](crate::BertModel::forward) takes: true from
+    /// `[CLS]` to `[SEP]`, false for padding.
+    ///
+    /// # Panics
+    /// As [`Tokenizer::encode`].
+    pub fn encode_batch_masked<S: AsRef<str>>(
+        &self,
+        texts: &[S],
+        max_length: usize,
+        device: &Device,
+    ) -> (Tensor<2, Int>, Tensor<2, Bool>) {
+        let shape = [texts.len(), max_length];
+        let mut ids: Vec<i64> = Vec::with_capacity(shape[0] * shape[1]);
+        let mut mask = Vec::with_capacity(ids.capacity());
+        for (row, text) in texts.iter().enumerate() {
+            let tokens = self.encode_unpadded(text.as_ref(), max_length);
+            ids.extend(tokens.into_iter().map(i64::from));
+            mask.resize(ids.len(), true);
+            let end = (row + 1) * max_length;
+            ids.resize(end, i64::from(self.special.pad));
+            mask.resize(end, false);
+        }
+        (
+            Tensor::from_data(TensorData::new(ids, shape), device),
+            Tensor::from_data(TensorData::new(mask, shape), device),
+        )
     }
 
     /// How many tokens `text` has before any truncation, `[CLS]` and `[SEP]` included: it loses words in
@@ -229,6 +229,11 @@ impl Tokenizer {
     /// The vocabulary as it was read, to be written as a model directory's `tokenizer/vocab.txt`.
     pub fn vocab(&self) -> &str {
         &self.vocab
+    }
+
+    /// How text is treated, to be written as a model directory's `tokenizer/tokenizer_config.json`.
+    pub fn config(&self) -> &TokenizerConfig {
+        &self.config
     }
 
     fn pieces(&self, text: &str) -> Vec<u32> {
