@@ -2,6 +2,7 @@
 
 mod common;
 mod compvis;
+mod compvis_parity;
 mod conditioning;
 mod loss;
 mod parity;

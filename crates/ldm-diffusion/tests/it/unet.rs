@@ -187,6 +187,33 @@ fn every_configuration_keeps_the_size_and_passes_its_condition_on() {
 }
 
 #[test]
+fn the_smallest_side_is_one_at_the_coarsest_level() {
+    assert_eq!(UNetConfig::celebahq().smallest_side(), 1);
+    assert_eq!(UNetConfig::lsun_churches().smallest_side(), 16);
+    let mixed = UNetConfig {
+        block_out_channels: vec![8, 8, 8, 8],
+        down_block_types: vec![
+            ResnetDownsampleBlock2D,
+            DownBlock2D,
+            ResnetDownsampleBlock2D,
+            DownBlock2D,
+        ],
+        up_block_types: vec![UpBlock2D; 4],
+        ..plain()
+    };
+    let padded = UNetConfig {
+        downsample_padding: 0,
+        ..mixed.clone()
+    };
+    for (config, side) in [(mixed, 6), (padded, 8)] {
+        assert_eq!(config.smallest_side(), side);
+        let timesteps = Tensor::<1>::from_floats([10.0], &device());
+        let output = filled(&config).forward(ramp([1, 3, side, side]), timesteps, None);
+        assert_eq!(output.dims(), [1, 3, side, side]);
+    }
+}
+
+#[test]
 fn a_class_changes_the_output_of_its_item_alone() {
     let unet = filled(&UNetConfig {
         num_class_embeds: Some(3),
