@@ -194,18 +194,13 @@ impl CompVisUNet {
         let model_channels = channels[0];
         let transformers = config.mid_block() == MidBlockType::UNetMidBlock2DCrossAttn;
 
-        let mut resnets = Vec::new();
-        let mut attends = Vec::new();
-        for level in 0..levels {
-            let (attention, resnet) = level_kind(config, level, transformers)?;
-            attends.push(attention);
-            if level + 1 < levels {
-                resnets.push(resnet.0);
-            }
-            if level > 0 {
-                resnets.push(resnet.1);
-            }
-        }
+        let kinds = (0..levels)
+            .map(|level| LevelKind::new(config, level, transformers))
+            .collect::<Result<Vec<_>, _>>()?;
+        let attends: Vec<bool> = kinds.iter().map(|kind| kind.attends).collect();
+        let resnets: Vec<bool> = (kinds[..levels - 1].iter().map(|kind| kind.resnet_down))
+            .chain(kinds[1..].iter().map(|kind| kind.resnet_up))
+            .collect();
         let resblock_updown = resnets.contains(&true);
         if resblock_updown && resnets.contains(&false) {
             let problem = "resamples by convolutions at some levels and by ResNet blocks at others: CompVis' code knows only one";
@@ -288,35 +283,46 @@ fn refuse_foreign(config: &UNetConfig) -> Result<(), Error> {
     }
 }
 
-/// Whether `level` attends, and whether ResNet blocks lead from it down and up.
-fn level_kind(
-    config: &UNetConfig,
-    level: usize,
-    transformers: bool,
-) -> Result<(bool, (bool, bool)), Error> {
-    let attention = |resampling| (true, resampling == ResampleType::Resnet);
-    let (down, down_transformer) = match config.down_block_types[level] {
-        DownBlockType::DownBlock2D => ((false, false), None),
-        DownBlockType::ResnetDownsampleBlock2D => ((false, true), None),
-        DownBlockType::AttnDownBlock2D => (attention(config.downsample_type), Some(false)),
-        DownBlockType::CrossAttnDownBlock2D => (attention(config.downsample_type), Some(true)),
-    };
-    let up_index = config.up_block_types.len() - 1 - level;
-    let (up, up_transformer) = match config.up_block_types[up_index] {
-        UpBlockType::UpBlock2D => ((false, false), None),
-        UpBlockType::ResnetUpsampleBlock2D => ((false, true), None),
-        UpBlockType::AttnUpBlock2D => (attention(config.upsample_type), Some(false)),
-        UpBlockType::CrossAttnUpBlock2D => (attention(config.upsample_type), Some(true)),
-    };
-    if down_transformer != up_transformer {
-        let problem = "attend at other levels than `down_block_types`, or in another way";
-        return Err(foreign("up_block_types", problem));
+/// What CompVis' code would have to have at a level.
+struct LevelKind {
+    attends: bool,
+    /// Whether the way to the next coarser level is a ResNet block.
+    resnet_down: bool,
+    /// Whether the way to the next finer level is one.
+    resnet_up: bool,
+}
+
+impl LevelKind {
+    /// `level` of `config`, whose middle has a transformer or plain attention.
+    fn new(config: &UNetConfig, level: usize, transformers: bool) -> Result<Self, Error> {
+        // Whether transformers attend, where anything does, and how the level is left.
+        let (down, down_type) = match config.down_block_types[level] {
+            DownBlockType::DownBlock2D => (None, ResampleType::Conv),
+            DownBlockType::ResnetDownsampleBlock2D => (None, ResampleType::Resnet),
+            DownBlockType::AttnDownBlock2D => (Some(false), config.downsample_type),
+            DownBlockType::CrossAttnDownBlock2D => (Some(true), config.downsample_type),
+        };
+        let up_index = config.up_block_types.len() - 1 - level;
+        let (up, up_type) = match config.up_block_types[up_index] {
+            UpBlockType::UpBlock2D => (None, ResampleType::Conv),
+            UpBlockType::ResnetUpsampleBlock2D => (None, ResampleType::Resnet),
+            UpBlockType::AttnUpBlock2D => (Some(false), config.upsample_type),
+            UpBlockType::CrossAttnUpBlock2D => (Some(true), config.upsample_type),
+        };
+        if down != up {
+            let problem = "attend at other levels than `down_block_types`, or in another way";
+            return Err(foreign("up_block_types", problem));
+        }
+        if down.is_some_and(|transformer| transformer != transformers) {
+            let problem = "attend in another way than the middle block";
+            return Err(foreign("down_block_types", problem));
+        }
+        Ok(Self {
+            attends: down.is_some(),
+            resnet_down: down_type == ResampleType::Resnet,
+            resnet_up: up_type == ResampleType::Resnet,
+        })
     }
-    if down_transformer.is_some_and(|transformer| transformer != transformers) {
-        let problem = "attend in another way than the middle block";
-        return Err(foreign("down_block_types", problem));
-    }
-    Ok((down.0, (down.1, up.1)))
 }
 
 /// The levels that attend; the coarsest does, for the middle.

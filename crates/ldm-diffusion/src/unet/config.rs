@@ -267,6 +267,25 @@ impl UNetConfig {
         4 * self.block_out_channels[0]
     }
 
+    /// The smallest height and width that the network can halve at every level.
+    pub fn smallest_side(&self) -> usize {
+        let halvings = &self.down_block_types[..self.down_block_types.len().saturating_sub(1)];
+        halvings.iter().rev().fold(1, |side, kind| {
+            let resampling = match kind {
+                DownBlockType::DownBlock2D => ResampleType::Conv,
+                DownBlockType::ResnetDownsampleBlock2D => ResampleType::Resnet,
+                DownBlockType::AttnDownBlock2D | DownBlockType::CrossAttnDownBlock2D => {
+                    self.downsample_type
+                }
+            };
+            match resampling {
+                // A convolution padded on all sides rounds up, everything else down.
+                ResampleType::Conv if self.downsample_padding == 1 => 2 * side - 1,
+                ResampleType::Conv | ResampleType::Resnet => 2 * side,
+            }
+        })
+    }
+
     /// Whether the network needs a class label.
     pub fn has_classes(&self) -> bool {
         self.num_class_embeds.is_some() || self.class_embed_type.is_some()

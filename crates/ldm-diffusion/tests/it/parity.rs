@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, ops::ControlFlow};
 
-use crate::common::{Tensors, assert_close, fixture, json, load_unet, values};
+use crate::common::{
+    Tensors, assert_close, fixture, floats, json, load_bytes, load_unet, safetensors_bytes, values,
+};
 use burn::{
     module::{ModuleVisitor, Param},
     prelude::*,
@@ -10,7 +12,7 @@ use burn::{
 };
 use burn_store::{BurnToPyTorchAdapter, KeyRemapper, ModuleSnapshot, SafetensorsStore};
 use ldm_diffusion::{
-    DiffusionLossConfig, Guidance, PredictionType, SchedulerConfig, UNet,
+    DiffusionLossConfig, Guidance, PredictionType, SchedulerConfig, UNet, UNetConfig,
     samplers::{Ddim, sample},
     weights,
 };
@@ -57,6 +59,97 @@ fn unconditional_unet_matches() {
         let actual = unet.forward(tensors.get("in.unet.sample"), timesteps(&times), None);
         assert_close(output, &values(actual), tensors.values(output), ONE_FORWARD);
     }
+}
+
+/// Configurations of diffusers that the models above don't have: see the fixtures' README.
+#[test]
+fn other_unets_match() {
+    let device = Device::flex();
+    for name in [
+        "resnet-updown",
+        "mid-norm",
+        "pixels",
+        "mixed-attention",
+        "uneven",
+    ] {
+        let unet = load_unet(&format!("unets/{name}"), &device);
+        let path = format!("diffusers/unets/{name}/expected.safetensors");
+        let tensors = Tensors::read(&path, &device);
+        let (x, t) = (tensors.get("in.sample"), tensors.get("in.timesteps"));
+        let optional = |key: &str| tensors.contains(key).then(|| key.to_owned());
+        let context = optional("in.context").map(|key| tensors.get(&key));
+        let actual = if let Some(key) = optional("in.class_embedding") {
+            unet.forward_with_class_embedding(x, t, context, tensors.get(&key))
+        } else {
+            let labels = optional("in.class_labels").map(|key| tensors.get::<1>(&key).int());
+            unet.forward_with_class(x, t, context, labels)
+        };
+        let expected = tensors.values("out.sample");
+        assert_close(name, &values(actual), expected, ONE_FORWARD);
+    }
+}
+
+#[test]
+fn every_block_matches() {
+    let device = Device::flex();
+    for model in ["ldm-text2im", "ldm-uncond"] {
+        let unet = load_unet(model, &device);
+        let path = format!("diffusers/{model}/expected.safetensors");
+        let tensors = Tensors::read(&path, &device);
+        let check = |name: &str, actual: Vec<f32>| {
+            let name = format!("out.trace.{name}");
+            let expected = tensors.values(&name);
+            assert_close(&format!("{model} {name}"), &actual, expected, ONE_FORWARD);
+        };
+        let context =
+            (tensors.contains("in.unet.context")).then(|| tensors.get::<3>("in.unet.context"));
+        let context = context.as_ref();
+        let temb = unet.embed_timesteps(timesteps(&[500.0, 500.0]));
+        check("time_embedding", values(temb.clone()));
+        let mut x = unet.conv_in.forward(tensors.get("in.unet.sample"));
+        check("conv_in", values(x.clone()));
+        let mut skips = vec![x.clone()];
+        for (i, block) in unet.down_blocks.iter().enumerate() {
+            x = block.forward(x, &temb, context, &mut skips);
+            check(&format!("down_blocks.{i}"), values(x.clone()));
+        }
+        x = unet.mid_block.forward(x, &temb, context);
+        check("mid_block", values(x.clone()));
+        for (i, block) in unet.up_blocks.iter().enumerate() {
+            x = block.forward(x, &temb, context, &mut skips);
+            check(&format!("up_blocks.{i}"), values(x.clone()));
+        }
+        check("conv_norm_out", values(unet.conv_norm_out.forward(x)));
+    }
+}
+
+/// Files from before 2023 name the layers of plain attention otherwise.
+#[test]
+fn old_attention_names_load() {
+    let device = Device::flex();
+    let path = "diffusers/ldm-uncond/unet/diffusion_pytorch_model.safetensors";
+    let bytes = std::fs::read(fixture(path)).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let renamed = (file.tensors().into_iter())
+        .map(|(name, view)| {
+            let name = (name.replace(".to_q.", ".query."))
+                .replace(".to_k.", ".key.")
+                .replace(".to_v.", ".value.")
+                .replace(".to_out.0.", ".proj_attn.");
+            (name, (view.shape().to_vec(), floats(view.data())))
+        })
+        .collect();
+    let config = std::fs::read_to_string(fixture("diffusers/ldm-uncond/unet/config.json")).unwrap();
+    let config = UNetConfig::from_json(&config).unwrap();
+    let unet = load_bytes(config.init(&device), safetensors_bytes(&renamed));
+    let tensors = Tensors::read("diffusers/ldm-uncond/expected.safetensors", &device);
+    let actual = unet.forward(
+        tensors.get("in.unet.sample"),
+        timesteps(&[500.0, 500.0]),
+        None,
+    );
+    let expected = tensors.values("out.unet.t500");
+    assert_close("out.unet.t500", &values(actual), expected, ONE_FORWARD);
 }
 
 #[test]
@@ -166,7 +259,12 @@ fn written_weights_have_diffusers_names_and_shapes() {
             .map(|(name, view)| (name, view.shape().to_vec()))
             .collect()
     };
-    for model in ["ldm-text2im", "ldm-uncond"] {
+    for model in [
+        "ldm-text2im",
+        "ldm-uncond",
+        "unets/resnet-updown",
+        "unets/mixed-attention",
+    ] {
         let unet = load_unet(model, &Device::flex());
         let keys = KeyRemapper::from_patterns(weights::KEY_MAP_OUT.to_vec()).unwrap();
         let mut store = SafetensorsStore::from_bytes(None)

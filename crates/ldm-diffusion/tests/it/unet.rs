@@ -4,7 +4,9 @@ use crate::common::values;
 use burn::prelude::*;
 use ldm_diffusion::{
     UNetConfig,
-    unet::{DownBlockType::*, PerLevel, TimeScaleShift, UpBlockType::*},
+    unet::{
+        ClassEmbedType, DownBlockType::*, PerLevel, ResampleType, TimeScaleShift, UpBlockType::*,
+    },
 };
 
 fn device() -> Device {
@@ -78,7 +80,7 @@ fn filled(config: &UNetConfig) -> ldm_diffusion::UNet {
 #[test]
 fn every_configuration_keeps_the_size_and_passes_its_condition_on() {
     let per_level = PerLevel::Each(vec![4, 8]);
-    let table: [(&str, UNetConfig, [usize; 2]); 12] = [
+    let table: [(&str, UNetConfig, [usize; 2]); 14] = [
         ("plain", plain(), [8, 8]),
         ("oblong", plain(), [4, 12]),
         ("odd", plain(), [7, 9]),
@@ -114,6 +116,26 @@ fn every_configuration_keeps_the_size_and_passes_its_condition_on() {
                 ..plain()
             },
             [8, 8],
+        ),
+        (
+            "padding right and bottom, odd",
+            UNetConfig {
+                downsample_padding: 0,
+                ..plain()
+            },
+            [7, 9],
+        ),
+        (
+            "ResNet blocks between the levels, odd",
+            UNetConfig {
+                block_out_channels: vec![8, 16, 16],
+                down_block_types: vec![ResnetDownsampleBlock2D, AttnDownBlock2D, DownBlock2D],
+                up_block_types: vec![UpBlock2D, AttnUpBlock2D, ResnetUpsampleBlock2D],
+                downsample_type: ResampleType::Resnet,
+                upsample_type: ResampleType::Resnet,
+                ..plain()
+            },
+            [7, 10],
         ),
         (
             "more channels in",
@@ -165,6 +187,33 @@ fn every_configuration_keeps_the_size_and_passes_its_condition_on() {
 }
 
 #[test]
+fn the_smallest_side_is_one_at_the_coarsest_level() {
+    assert_eq!(UNetConfig::celebahq().smallest_side(), 1);
+    assert_eq!(UNetConfig::lsun_churches().smallest_side(), 16);
+    let mixed = UNetConfig {
+        block_out_channels: vec![8, 8, 8, 8],
+        down_block_types: vec![
+            ResnetDownsampleBlock2D,
+            DownBlock2D,
+            ResnetDownsampleBlock2D,
+            DownBlock2D,
+        ],
+        up_block_types: vec![UpBlock2D; 4],
+        ..plain()
+    };
+    let padded = UNetConfig {
+        downsample_padding: 0,
+        ..mixed.clone()
+    };
+    for (config, side) in [(mixed, 6), (padded, 8)] {
+        assert_eq!(config.smallest_side(), side);
+        let timesteps = Tensor::<1>::from_floats([10.0], &device());
+        let output = filled(&config).forward(ramp([1, 3, side, side]), timesteps, None);
+        assert_eq!(output.dims(), [1, 3, side, side]);
+    }
+}
+
+#[test]
 fn a_class_changes_the_output_of_its_item_alone() {
     let unet = filled(&UNetConfig {
         num_class_embeds: Some(3),
@@ -179,6 +228,44 @@ fn a_class_changes_the_output_of_its_item_alone() {
     let (a, b) = (output([0, 1]), output([0, 2]));
     assert_eq!(a[..48], b[..48]);
     assert_ne!(a[48..], b[48..]);
+}
+
+#[test]
+fn a_class_as_a_number_is_embedded_like_a_timestep_or_added() {
+    let output = |class_embed_type, label: i64| {
+        let unet = filled(&UNetConfig {
+            class_embed_type: Some(class_embed_type),
+            ..plain()
+        });
+        let timesteps = Tensor::<1>::from_floats([10.0], &device());
+        let label_tensor = Tensor::<1, Int>::from_ints([label], &device());
+        let x = ramp([1, 3, 4, 4]);
+        let by_label =
+            unet.forward_with_class(x.clone(), timesteps.clone(), None, Some(label_tensor));
+        let by_label = values(by_label);
+        if class_embed_type == ClassEmbedType::Identity {
+            let embedding = Tensor::full([1, 32], label as f32, &device());
+            let by_vector = unet.forward_with_class_embedding(x, timesteps, None, embedding);
+            assert_eq!(by_label, values(by_vector));
+        }
+        by_label
+    };
+    for kind in [ClassEmbedType::Timestep, ClassEmbedType::Identity] {
+        assert_ne!(output(kind, 1), output(kind, 2), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_centred_input_is_brought_to_both_sides_of_zero() {
+    let output = |center_input_sample, x: Tensor<4>| {
+        let unet = filled(&UNetConfig {
+            center_input_sample,
+            ..plain()
+        });
+        values(unet.forward(x, Tensor::from_floats([10.0], &device()), None))
+    };
+    let x = ramp([1, 3, 4, 4]);
+    assert_eq!(output(true, x.clone()), output(false, x * 2.0 - 1.0));
 }
 
 #[test]
