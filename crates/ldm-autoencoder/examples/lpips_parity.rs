@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, env, process::ExitCode};
 
-use burn::{optim::GradientsParams, prelude::*};
+use burn::prelude::*;
 use ldm_autoencoder::{
     AutoencoderKl, AutoencoderKlConfig, Lpips, LpipsConfig, PatchDiscriminator,
     PatchDiscriminatorConfig, Stage1LossConfig, Stage1Objective, weights,

@@ -120,10 +120,6 @@ pub(crate) fn assert_close<const D: usize>(found: Tensor<D>, expected: Tensor<D>
         .iter()
         .zip(&expected)
         .fold(0f32, |max, (a, b)| max.max((a - b).abs()));
-    eprintln!(
-        "TEMP {} {error:.2e} / {largest} tol {tolerance:.0e}",
-        std::panic::Location::caller()
-    );
     assert!(
         error <= tolerance * largest,
         "error {error}, largest value {largest}"
