@@ -4,7 +4,7 @@ use burn::{
 };
 use ldm_nn::ops;
 
-use crate::{AutoencoderKlConfig, Decoder, DiagonalGaussian, Encoder};
+use crate::{AutoencoderKlConfig, Decoder, DiagonalGaussian, Encoder, architecture, tiling};
 
 /// KL-regularised autoencoder (Rombach et al. 2022, section 3.1 and appendix G), under diffusers' `AutoencoderKL` names.
 #[derive(Module, Debug)]
@@ -23,8 +23,8 @@ impl AutoencoderKl {
     pub(crate) fn new(config: &AutoencoderKlConfig, device: &Device) -> Self {
         let conv1x1 = |channels| Conv2dConfig::new([channels, channels], [1, 1]).init(device);
         Self {
-            encoder: Encoder::new(config, device),
-            decoder: Decoder::new(config, device),
+            encoder: Encoder::new(config.architecture(), device),
+            decoder: Decoder::new(config.architecture(), device),
             quant_conv: config
                 .use_quant_conv
                 .then(|| conv1x1(2 * config.latent_channels)),
@@ -55,6 +55,16 @@ impl AutoencoderKl {
         ops::conv2d(&self.decoder.conv_out, self.decode_features(latents))
     }
 
+    /// [`decode`](Self::decode) for large pictures: in tiles of `tile` latent pixels a side that overlap by a quarter, where they
+    /// are blended. Memory beyond the picture's own is that of one tile; the result differs a little from `decode`'s,
+    /// whose norms and attention see the whole picture. A picture no larger than a tile is decoded as a whole.
+    ///
+    /// # Panics
+    /// If `tile` is below 2.
+    pub fn decode_tiled(&self, latents: Tensor<4>, tile: usize) -> Tensor<4> {
+        tiling::decode(latents, self.factor(), tile, |tile| self.decode(tile))
+    }
+
     /// What enters the decoder's last convolution, `[N, c, h, w]` to `[N, C, f h, f w]`.
     ///
     /// The adaptive adversarial weight needs this cut: `decode` is `decoder.conv_out` of it.
@@ -67,6 +77,6 @@ impl AutoencoderKl {
 
     /// Pixels of an image per pixel of its latent, along one side: the `f` of the paper.
     pub fn factor(&self) -> usize {
-        1 << (self.encoder.down_blocks.len() - 1)
+        architecture::factor(self.encoder.down_blocks.len())
     }
 }

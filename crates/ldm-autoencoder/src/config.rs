@@ -1,63 +1,10 @@
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-use crate::AutoencoderKl;
-
-/// A configuration that describes no valid model or objective.
-#[derive(Clone, Debug, Error, PartialEq)]
-pub enum ConfigError {
-    /// A number that must be at least one is zero.
-    #[error("`{field}` is 0; it must be at least 1")]
-    Zero {
-        /// The field's name in the configuration.
-        field: &'static str,
-    },
-    /// Lists that describe the same levels have different lengths.
-    #[error(
-        "`{field}` has {found} entries, but `block_out_channels` has {expected}: give one entry per resolution level"
-    )]
-    LevelCount {
-        /// The field's name in the configuration.
-        field: &'static str,
-        /// Entries in that field.
-        found: usize,
-        /// Entries in `block_out_channels`.
-        expected: usize,
-    },
-    /// A channel count that the group norms can't divide.
-    #[error(
-        "`block_out_channels[{level}]` is {channels}, which `norm_num_groups` = {groups} does not divide"
-    )]
-    Groups {
-        /// Index into `block_out_channels`.
-        level: usize,
-        /// The channel count there.
-        channels: usize,
-        /// The configured number of groups.
-        groups: usize,
-    },
-    /// A real number outside its range.
-    #[error("`{field}` is {value}; it must be {range}")]
-    Range {
-        /// The field's name in the configuration.
-        field: &'static str,
-        /// The value found.
-        value: f64,
-        /// What is allowed, in words.
-        range: &'static str,
-    },
-    /// A latent shift, which no latent diffusion model of the paper uses.
-    #[error(
-        "`shift_factor` is {0}; only autoencoders without a latent shift (null or 0) are supported"
-    )]
-    ShiftFactor(f64),
-    /// A perceptual weight without the network that the term needs.
-    #[error(
-        "`perceptual_weight` is {0}, but there is no perceptual network: load one, or set the weight to 0"
-    )]
-    PerceptualNetworkMissing(f64),
-}
+use crate::{
+    Activation, AutoencoderKl, ConfigError, DownBlockType, UpBlockType,
+    architecture::{self, Architecture},
+};
 
 /// The value of `_class_name` in a `config.json`; another one belongs to another model and is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,37 +13,6 @@ pub enum ClassName {
     #[default]
     #[serde(rename = "AutoencoderKL")]
     AutoencoderKl,
-}
-
-/// Activation function of the network; published autoencoders have one kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Activation {
-    /// `x * sigmoid(x)`.
-    #[default]
-    #[serde(rename = "silu", alias = "swish")]
-    Silu,
-}
-
-/// Kind of one level of the encoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DownBlockType {
-    /// ResNet blocks.
-    #[serde(rename = "DownEncoderBlock2D")]
-    Down,
-    /// ResNet blocks, each followed by self-attention.
-    #[serde(rename = "AttnDownEncoderBlock2D")]
-    AttnDown,
-}
-
-/// Kind of one level of the decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum UpBlockType {
-    /// ResNet blocks.
-    #[serde(rename = "UpDecoderBlock2D")]
-    Up,
-    /// ResNet blocks, each followed by self-attention.
-    #[serde(rename = "AttnUpDecoderBlock2D")]
-    AttnUp,
 }
 
 /// Architecture of an [`AutoencoderKl`], and the `config.json` beside its weights.
@@ -196,27 +112,11 @@ impl AutoencoderKlConfig {
         attention_levels: usize,
     ) -> Self {
         let levels = block_out_channels.len();
-        let attends = |level| level + attention_levels >= levels;
+        let (down_block_types, up_block_types) =
+            architecture::block_types(levels, |level| level + attention_levels >= levels);
         Self {
-            down_block_types: (0..levels)
-                .map(|level| {
-                    if attends(level) {
-                        DownBlockType::AttnDown
-                    } else {
-                        DownBlockType::Down
-                    }
-                })
-                .collect(),
-            up_block_types: (0..levels)
-                .rev()
-                .map(|level| {
-                    if attends(level) {
-                        UpBlockType::AttnUp
-                    } else {
-                        UpBlockType::Up
-                    }
-                })
-                .collect(),
+            down_block_types,
+            up_block_types,
             block_out_channels,
             latent_channels,
             scaling_factor: 1.0,
@@ -225,10 +125,7 @@ impl AutoencoderKlConfig {
     }
 
     fn preset(multipliers: &[usize], latent_channels: usize, attention_levels: usize) -> Self {
-        let channels = multipliers
-            .iter()
-            .map(|multiplier| 128 * multiplier)
-            .collect();
+        let channels = architecture::channels(multipliers);
         Self {
             layers_per_block: 2,
             sample_size: 256,
@@ -238,7 +135,23 @@ impl AutoencoderKlConfig {
 
     /// Pixels of an image per pixel of its latent, along one side: the `f` of the paper.
     pub fn factor(&self) -> usize {
-        1 << self.block_out_channels.len().saturating_sub(1)
+        architecture::factor(self.block_out_channels.len())
+    }
+
+    pub(crate) fn architecture(&self) -> Architecture<'_> {
+        Architecture {
+            in_channels: self.in_channels,
+            out_channels: self.out_channels,
+            down_block_types: &self.down_block_types,
+            up_block_types: &self.up_block_types,
+            block_out_channels: &self.block_out_channels,
+            layers_per_block: self.layers_per_block,
+            latent_channels: self.latent_channels,
+            encoder_out_channels: 2 * self.latent_channels,
+            norm_num_groups: self.norm_num_groups,
+            mid_block_add_attention: self.mid_block_add_attention,
+            scaling_factor: self.scaling_factor,
+        }
     }
 
     /// Checks that the configuration describes a model.
@@ -246,46 +159,7 @@ impl AutoencoderKlConfig {
     /// # Errors
     /// The first field found wrong.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let counts = [
-            ("in_channels", self.in_channels),
-            ("out_channels", self.out_channels),
-            ("layers_per_block", self.layers_per_block),
-            ("latent_channels", self.latent_channels),
-            ("norm_num_groups", self.norm_num_groups),
-            ("block_out_channels", self.block_out_channels.len()),
-        ];
-        if let Some((field, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
-            return Err(ConfigError::Zero { field });
-        }
-        let expected = self.block_out_channels.len();
-        let levels = [
-            ("down_block_types", self.down_block_types.len()),
-            ("up_block_types", self.up_block_types.len()),
-        ];
-        if let Some((field, found)) = levels.into_iter().find(|(_, found)| *found != expected) {
-            return Err(ConfigError::LevelCount {
-                field,
-                found,
-                expected,
-            });
-        }
-        let groups = self.norm_num_groups;
-        for (level, &channels) in self.block_out_channels.iter().enumerate() {
-            if channels == 0 || channels % groups != 0 {
-                return Err(ConfigError::Groups {
-                    level,
-                    channels,
-                    groups,
-                });
-            }
-        }
-        if !(self.scaling_factor.is_finite() && self.scaling_factor > 0.0) {
-            return Err(ConfigError::Range {
-                field: "scaling_factor",
-                value: self.scaling_factor,
-                range: "finite and above 0",
-            });
-        }
+        self.architecture().validate()?;
         match self.shift_factor {
             Some(shift) if shift != 0.0 => Err(ConfigError::ShiftFactor(shift)),
             _ => Ok(()),

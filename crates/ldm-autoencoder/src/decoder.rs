@@ -8,7 +8,8 @@ use burn::{
 use ldm_nn::ops;
 
 use crate::{
-    AutoencoderKlConfig, MidBlock, UpBlockType, UpDecoderBlock,
+    MidBlock, UpBlockType, UpDecoderBlock,
+    architecture::Architecture,
     blocks::{LevelConfig, NORM_EPS},
 };
 
@@ -28,7 +29,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    pub(crate) fn new(config: &AutoencoderKlConfig, device: &Device) -> Self {
+    pub(crate) fn new(config: Architecture, device: &Device) -> Self {
         let groups = config.norm_num_groups;
         let channels: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
         let (first, last) = (channels[0], channels[channels.len() - 1]);
@@ -39,7 +40,7 @@ impl Decoder {
         };
         let up_blocks = channels
             .iter()
-            .zip(&config.up_block_types)
+            .zip(config.up_block_types)
             .enumerate()
             .map(|(level, (&out_channels, kind))| {
                 let level = LevelConfig {

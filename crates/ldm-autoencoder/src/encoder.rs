@@ -8,11 +8,12 @@ use burn::{
 use ldm_nn::ops;
 
 use crate::{
-    AutoencoderKlConfig, DownBlockType, DownEncoderBlock, MidBlock,
+    DownBlockType, DownEncoderBlock, MidBlock,
+    architecture::Architecture,
     blocks::{LevelConfig, NORM_EPS},
 };
 
-/// Images to the moments of their latents, before `quant_conv`.
+/// Images to their latents, or to the moments of these, before `quant_conv`.
 #[derive(Module, Debug)]
 pub struct Encoder {
     /// First convolution.
@@ -23,14 +24,14 @@ pub struct Encoder {
     pub mid_block: MidBlock,
     /// Last norm, followed by SiLU.
     pub conv_norm_out: GroupNorm,
-    /// Last convolution, to mean and log-variance.
+    /// Last convolution, to the latent or to its mean and log-variance.
     pub conv_out: Conv2d,
 }
 
 impl Encoder {
-    pub(crate) fn new(config: &AutoencoderKlConfig, device: &Device) -> Self {
+    pub(crate) fn new(config: Architecture, device: &Device) -> Self {
         let groups = config.norm_num_groups;
-        let channels = &config.block_out_channels;
+        let channels = config.block_out_channels;
         let (first, last) = (channels[0], channels[channels.len() - 1]);
         let conv3x3 = |channels| {
             Conv2dConfig::new(channels, [3, 3])
@@ -39,7 +40,7 @@ impl Encoder {
         };
         let down_blocks = channels
             .iter()
-            .zip(&config.down_block_types)
+            .zip(config.down_block_types)
             .enumerate()
             .map(|(level, (&out_channels, kind))| {
                 let level = LevelConfig {
@@ -64,11 +65,11 @@ impl Encoder {
             conv_norm_out: GroupNormConfig::new(groups, last)
                 .with_epsilon(NORM_EPS)
                 .init(device),
-            conv_out: conv3x3([last, 2 * config.latent_channels]),
+            conv_out: conv3x3([last, config.encoder_out_channels]),
         }
     }
 
-    /// `[N, 3, H, W]` to `[N, 2c, H/f, W/f]`.
+    /// `[N, 3, H, W]` to `[N, c, H/f, W/f]`, or `2c` channels for moments.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<4> {
         let x = ops::conv2d(&self.conv_in, images);
         let x = self.down_blocks.iter().fold(x, |x, block| block.forward(x));

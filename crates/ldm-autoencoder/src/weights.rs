@@ -1,9 +1,10 @@
 //! Which key of a published checkpoint is which field here.
 //!
 //! Each table is a list of (regular expression on the file's key, replacement). What a table doesn't mention has the same
-//! name in the file: [`AutoencoderKl`](crate::AutoencoderKl)'s fields are diffusers' names.
+//! name in the file: the fields of [`AutoencoderKl`](crate::AutoencoderKl) and [`VqModel`](crate::VqModel) are diffusers' names.
+//! The original code's names of a first stage are in [`compvis`](crate::compvis).
 
-/// diffusers' `AutoencoderKL` to [`AutoencoderKl`](crate::AutoencoderKl): only the attention names of old files differ.
+/// diffusers' `AutoencoderKL` and `VQModel` to the modules here: only the attention names of old files differ.
 pub const KEY_MAP: &[(&str, &str)] = &[
     (r"\.attentions\.(\d+)\.query\.", ".attentions.$1.to_q."),
     (r"\.attentions\.(\d+)\.key\.", ".attentions.$1.to_k."),
@@ -14,7 +15,7 @@ pub const KEY_MAP: &[(&str, &str)] = &[
     ),
 ];
 
-/// [`AutoencoderKl`](crate::AutoencoderKl) to diffusers' `AutoencoderKL`: the fields are its present names.
+/// The modules here to diffusers' `AutoencoderKL` and `VQModel`: the fields are their present names.
 pub const KEY_MAP_OUT: &[(&str, &str)] = &[];
 
 /// torchvision's VGG16 (`features.N`) and the LPIPS package's heads (`linN.model.1`) to [`Lpips`](crate::Lpips).

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use ldm_pipeline::diffusion::SamplerKind;
 
 use crate::device::DeviceName;
@@ -30,7 +30,10 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Train(TrainCommand),
     Sample(SampleArgs),
+    Encode(EncodeArgs),
+    Decode(DecodeArgs),
     Reconstruct(ReconstructArgs),
+    Convert(ConvertArgs),
     Info(InfoArgs),
     /// List the devices that this build can use.
     Devices,
@@ -124,17 +127,40 @@ fn setting(text: &str) -> Result<String, String> {
 /// Draw images from a trained model.
 #[derive(Debug, Args)]
 pub(crate) struct SampleArgs {
-    /// What to draw; none for an unconditional model
+    /// What to draw, for a text-conditional model
     pub(crate) prompt: Option<String>,
-    /// Model or run directory
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
     /// What to lead away from
     #[arg(long, value_name = "PROMPT", default_value = "")]
     pub(crate) negative: String,
-    /// Way from noise to image
-    #[arg(long, default_value_t = Sampler::Ddim, value_enum)]
-    pub(crate) sampler: Sampler,
+    /// Class to draw, counted from 0, for a class-conditional model
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "prompt",
+        allow_negative_numbers = true
+    )]
+    pub(crate) class: Option<usize>,
+    /// Scene to draw, for a model of semantic masks: an image whose pixels are labels (palette index or grey level)
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["prompt", "class"])]
+    pub(crate) semantic: Option<PathBuf>,
+    /// Picture to start from
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) init_image: Option<PathBuf>,
+    /// How far to lead away from --init-image: 0 is hardly, 1 is all the way [default: 0.8, with --mask 1]
+    #[arg(
+        long,
+        value_name = "S",
+        requires = "init_image",
+        allow_negative_numbers = true
+    )]
+    pub(crate) strength: Option<f64>,
+    /// Region of --init-image to draw anew: white in this image; the rest is kept
+    #[arg(long, value_name = "IMAGE", requires = "init_image")]
+    pub(crate) mask: Option<PathBuf>,
+    #[arg(long, value_name = "NAME", value_parser = sampler, help = sampler_help())]
+    pub(crate) sampler: Option<SamplerKind>,
     /// Denoising steps
     #[arg(long, default_value_t = 50, allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) steps: u64,
@@ -144,12 +170,20 @@ pub(crate) struct SampleArgs {
     /// Strength of classifier-free guidance; 1 is none
     #[arg(long, default_value_t = 3.0, allow_negative_numbers = true)]
     pub(crate) guidance: f64,
+    /// Brings guided predictions back to the contrast of unguided ones: 0 not at all, 1 fully
+    #[arg(
+        long,
+        value_name = "R",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
+    pub(crate) guidance_rescale: f64,
     /// Key of the noise: the same seed gives the same image
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) seed: u64,
-    /// Number of images
-    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    pub(crate) count: u64,
+    /// Number of images [default: 1, or as many as --init-latents holds]
+    #[arg(long, allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) count: Option<u64>,
     /// Images that are drawn together
     #[arg(long, default_value_t = 8, allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub(crate) batch: u64,
@@ -159,6 +193,15 @@ pub(crate) struct SampleArgs {
     /// Height in pixels [default: as in training]
     #[arg(long, requires = "width", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
     pub(crate) height: Option<u32>,
+    /// Decode in overlapping tiles of N latent pixels a side, for pictures that are too large to decode in one piece
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(8..))]
+    pub(crate) tile: Option<u64>,
+    /// Noise to start from in place of the seed's: `latents`, [N, C, H, W] of unit variance
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) init_latents: Option<PathBuf>,
+    /// Also write what the decoder got: `latents`, [N, C, H, W]
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) save_latents: Option<PathBuf>,
     /// PNG file to write; several images get numbers before the extension
     #[arg(long, value_name = "FILE", default_value = "sample.png")]
     pub(crate) out: PathBuf,
@@ -166,21 +209,83 @@ pub(crate) struct SampleArgs {
     pub(crate) device: DeviceArgs,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Sampler {
-    /// Ancestral sampling, algorithm 2 of Ho et al. 2020; give it many steps
-    Ddpm,
-    /// Song et al. 2021
-    Ddim,
+/// The samplers under the names that users know.
+fn sampler(name: &str) -> Result<SamplerKind, String> {
+    name.parse()
+        .map_err(|error: ldm_pipeline::diffusion::Error| error.to_string())
 }
 
-impl From<Sampler> for SamplerKind {
-    fn from(sampler: Sampler) -> Self {
-        match sampler {
-            Sampler::Ddpm => Self::Ddpm,
-            Sampler::Ddim => Self::Ddim,
-        }
-    }
+fn sampler_help() -> String {
+    let names = SamplerKind::ALL.map(SamplerKind::name).join(", ");
+    format!("Way from noise to image: {names} [default: the model's own]")
+}
+
+/// Where a model is.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// Model or run directory, CompVis checkpoint (.ckpt or .safetensors), or hub id (owner/name[@revision])
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Configuration of a CompVis checkpoint [default: a .yaml beside it, or guessed from the shapes of its tensors]
+    #[arg(long, value_name = "FILE.yaml")]
+    pub(crate) yaml: Option<PathBuf>,
+}
+
+/// Encode images to latents.
+///
+/// Writes `mean` and `logvar` of a KL autoencoder, or the `latents` of a VQ one before quantisation: f32, [N, C, H, W], not scaled.
+#[derive(Debug, Args)]
+pub(crate) struct EncodeArgs {
+    /// Images of one size, or .safetensors files with `images`, f32, [N, 3, H, W] in [-1, 1]
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// File to write
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+}
+
+/// Decode latents to images.
+///
+/// Writes a PNG per image, and all in images.safetensors: `images`, f32, [N, 3, H, W], around [-1, 1] but not clamped.
+#[derive(Debug, Args)]
+pub(crate) struct DecodeArgs {
+    /// File with `latents`, f32, [N, C, H, W], scaled as `ldm sample --save-latents` writes them
+    #[arg(value_name = "FILE.safetensors")]
+    pub(crate) latents: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Folder to write into; created if missing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Decode in overlapping tiles of N latent pixels a side
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(8..))]
+    pub(crate) tile: Option<u64>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+}
+
+/// Convert between CompVis checkpoints and model directories.
+///
+/// A DST that ends in .ckpt or .safetensors becomes a CompVis checkpoint, with its configuration beside it as .yaml; any other DST a model
+/// directory. SRC is whatever --model takes elsewhere. An autoencoder alone is converted as well.
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArgs {
+    /// Model directory, run directory, CompVis checkpoint, or hub id
+    #[arg(value_name = "SRC")]
+    pub(crate) source: PathBuf,
+    /// Directory or checkpoint to write; must not exist
+    #[arg(value_name = "DST")]
+    pub(crate) destination: PathBuf,
+    /// Configuration of a CompVis SRC [default: a .yaml beside it, or guessed from the shapes of its tensors]
+    #[arg(long, value_name = "FILE.yaml")]
+    pub(crate) yaml: Option<PathBuf>,
+    /// Store floats in 16 bits
+    #[arg(long)]
+    pub(crate) half: bool,
 }
 
 /// Encode images and decode them again, side by side with the originals.
@@ -189,9 +294,8 @@ pub(crate) struct ReconstructArgs {
     /// Images, of any size and common format
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<PathBuf>,
-    /// Model or run directory, or the folder of an autoencoder
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
     /// Folder for the pictures; created if missing
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
@@ -202,7 +306,7 @@ pub(crate) struct ReconstructArgs {
 /// Show what a model directory, a run or a configuration holds: components, parameter counts, shapes, scaling factor.
 #[derive(Debug, Args)]
 pub(crate) struct InfoArgs {
-    /// Model directory, run directory, or configuration file
+    /// Model directory, run directory, CompVis checkpoint, hub id, or configuration file
     #[arg(value_name = "MODEL|CONFIG")]
     pub(crate) path: PathBuf,
 }

@@ -4,7 +4,7 @@ pub enum Error {
     /// A field has a value that makes no sense or that this crate has no code for.
     #[error("{subject}: `{field}` {problem}")]
     Invalid {
-        /// What is configured: "U-Net", "noise schedule", "sampler" or "diffusion loss".
+        /// What is configured: "U-Net", "CompVis U-Net", "class embedder", "noise schedule" and the like.
         subject: &'static str,
         /// Name of the field, as it stands in the file.
         field: String,

@@ -43,6 +43,15 @@ impl NoiseLevel {
         }
     }
 
+    /// One level for every item, at which the noise is `sigma >= 0` times as strong as the signal.
+    pub fn from_sigma(sigma: f64) -> Self {
+        let signal = signal(sigma);
+        Self {
+            signal: Factor::Uniform(signal),
+            noise: Factor::Uniform(sigma * signal),
+        }
+    }
+
     /// One level per item, from each item's `alphas_cumprod[t]` in `[0, 1]`.
     pub fn per_item(alphas_cumprod: &[f64], device: &Device) -> Self {
         let factor = |f: fn(f64) -> f64| {
@@ -67,6 +76,11 @@ impl NoiseLevel {
     pub fn velocity(&self, x0: Tensor<4>, eps: Tensor<4>) -> Tensor<4> {
         self.signal.times(eps) - self.noise.times(x0)
     }
+}
+
+/// Signal that goes with noise of `sigma` times its strength: `1 / sqrt(1 + sigma^2)`.
+pub(crate) fn signal(sigma: f64) -> f64 {
+    (1.0 + sigma * sigma).sqrt().recip()
 }
 
 impl PredictionType {

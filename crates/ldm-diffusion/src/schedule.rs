@@ -19,6 +19,8 @@ pub enum BetaSchedule {
     Cosine,
     /// A logistic curve over [-6, 6] (GeoDiff, Xu et al. 2022). diffusers: `sigmoid`.
     Sigmoid,
+    /// `abar(t) = e^(-12 t/T)`, betas at most 0.999; ignores `beta_start` and `beta_end`. diffusers: `exp`, for Heun's sampler.
+    Exponential,
 }
 
 impl BetaSchedule {
@@ -43,6 +45,7 @@ impl BetaSchedule {
             Self::Sigmoid => linspace(-6.0, 6.0, steps)
                 .map(|x| beta_start + (beta_end - beta_start) / (1.0 + (-x).exp()))
                 .collect(),
+            Self::Exponential => vec![(1.0 - (-12.0 / steps as f64).exp()).min(0.999); steps],
         }
     }
 }
@@ -65,7 +68,7 @@ impl NoiseSchedule {
         beta_end: f64,
         steps: usize,
     ) -> Result<Self, Error> {
-        if schedule != BetaSchedule::Cosine {
+        if !matches!(schedule, BetaSchedule::Cosine | BetaSchedule::Exponential) {
             if !(beta_start > 0.0 && beta_start < 1.0) {
                 return Err(invalid(
                     "beta_start",
@@ -159,6 +162,16 @@ impl NoiseSchedule {
         self.alphas_cumprod[t] / (1.0 - self.alphas_cumprod[t])
     }
 
+    /// Noise as a multiple of the signal, `sqrt((1 - abar_t) / abar_t)`, at every step. Where no signal is left `abar` counts as
+    /// 2^-24, as in the reference.
+    pub fn sigmas(&self) -> Vec<f64> {
+        let sigma = |&abar: &f64| {
+            let abar = if abar == 0.0 { 2f64.powi(-24) } else { abar };
+            ((1.0 - abar) / abar).sqrt()
+        };
+        self.alphas_cumprod.iter().map(sigma).collect()
+    }
+
     /// Variance of `q(x_{t-1} | x_t, x_0)`: `beta_t (1 - abar_{t-1}) / (1 - abar_t)` (Ho et al. 2020, eq. 7).
     pub fn posterior_variance(&self, t: usize) -> f64 {
         let previous = if t == 0 {
@@ -226,11 +239,12 @@ fn invalid(field: &'static str, problem: impl Into<String>) -> Error {
 mod tests {
     use super::*;
 
-    const ALL: [BetaSchedule; 4] = [
+    const ALL: [BetaSchedule; 5] = [
         BetaSchedule::Linear,
         BetaSchedule::PlainLinear,
         BetaSchedule::Cosine,
         BetaSchedule::Sigmoid,
+        BetaSchedule::Exponential,
     ];
 
     #[test]
@@ -262,7 +276,7 @@ mod tests {
         for kind in ALL {
             let schedule = NoiseSchedule::new(kind, 0.00085, 0.012, 1000).unwrap();
             let alphas = schedule.alphas_cumprod();
-            assert!(alphas[0] > 0.99, "{kind:?}");
+            assert!(alphas[0] > 0.98, "{kind:?}");
             assert!(alphas.windows(2).all(|pair| pair[1] < pair[0]), "{kind:?}");
             assert!(alphas[999] > 0.0 && alphas[999] < 0.1, "{kind:?}");
             assert!(schedule.snr(0) > schedule.snr(1));

@@ -13,5 +13,7 @@ mod resnet;
 
 pub use attention::{Attention, AttentionConfig};
 pub use embedding::{TimestepEmbedding, timestep_embedding};
-pub use resample::{Downsample2d, DownsamplePadding, Upsample2d};
+pub use resample::{
+    Downsample2d, DownsamplePadding, Upsample2d, downsample_mean_2x, upsample_nearest,
+};
 pub use resnet::{ResnetBlock2d, ResnetBlock2dConfig};

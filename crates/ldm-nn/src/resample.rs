@@ -4,6 +4,7 @@ use burn::{
         conv::{Conv2d, Conv2dConfig},
     },
     prelude::*,
+    tensor::{module::avg_pool2d, ops::AvgPoolOptions},
 };
 
 use crate::ops;
@@ -64,28 +65,41 @@ impl Upsample2d {
 
     /// `[N, C, H, W]` to `[N, C, 2H, 2W]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        ops::conv2d(&self.conv, upsample_nearest_2x(x))
+        let [_, _, height, width] = x.dims();
+        self.forward_to_size(x, [2 * height, 2 * width])
     }
 
-    /// `[N, C, H, W]` to `[N, C, size[0], size[1]]`: a U-Net's skip may be one pixel short of twice the size.
-    ///
-    /// Nearest neighbour to `2H - 1` picks the same pixels as doubling and cutting the last row.
+    /// `[N, C, H, W]` to `[N, C, size[0], size[1]]`: a U-Net's skip may be one pixel off twice the size.
     pub fn forward_to_size(&self, x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
-        let [n, c, height, width] = x.dims();
-        let doubled = upsample_nearest_2x(x);
-        let resized = if size == [2 * height, 2 * width] {
-            doubled
-        } else {
-            doubled.slice([0..n, 0..c, 0..size[0], 0..size[1]])
-        };
-        ops::conv2d(&self.conv, resized)
+        ops::conv2d(&self.conv, upsample_nearest(x, size))
     }
 }
 
-/// Repeats every pixel in a 2x2 square; a reshape and an expansion, so the gradient is a plain sum.
-fn upsample_nearest_2x(x: Tensor<4>) -> Tensor<4> {
+/// Halves height and width by the mean of 2x2 pixels; an odd last row or column is dropped.
+///
+/// `[N, C, H, W]` to `[N, C, floor(H/2), floor(W/2)]`. Bilinear interpolation by a factor of 1/2 without aligned corners
+/// computes the same.
+pub fn downsample_mean_2x(x: Tensor<4>) -> Tensor<4> {
+    avg_pool2d(x, AvgPoolOptions::new([2, 2]))
+}
+
+/// Nearest neighbour to `size`: pixel `i` of `n` takes pixel `floor(i H / n)` of `H`.
+///
+/// `[N, C, H, W]` to `[N, C, size[0], size[1]]`.
+pub fn upsample_nearest(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     let [n, c, h, w] = x.dims();
-    x.reshape([n, c, h, 1, w, 1])
-        .expand([n, c, h, 2, w, 2])
-        .reshape([n, c, 2 * h, 2 * w])
+    if size == [2 * h, 2 * w] {
+        // A reshape and an expansion, so the gradient is a plain sum.
+        return x
+            .reshape([n, c, h, 1, w, 1])
+            .expand([n, c, h, 2, w, 2])
+            .reshape([n, c, 2 * h, 2 * w]);
+    }
+    let device = x.device();
+    let sources = |from: usize, to: usize| {
+        let sources: Vec<i64> = (0..to).map(|i| (i * from / to) as i64).collect();
+        Tensor::<1, Int>::from_data(TensorData::new(sources, [to]), &device)
+    };
+    x.select(2, sources(h, size[0]))
+        .select(3, sources(w, size[1]))
 }

@@ -88,7 +88,23 @@ impl ResnetBlock2d {
     /// # Panics
     /// If a block with a `time_emb_proj` gets no `temb`.
     pub fn forward(&self, x: Tensor<4>, temb: Option<Tensor<2>>) -> Tensor<4> {
-        let h = ops::conv2d(&self.conv1, ops::group_norm_silu(&self.norm1, x.clone()));
+        self.forward_resampled(x, temb, |x| x)
+    }
+
+    /// [`forward`](Self::forward) to another size: `resample` is applied to both branches, in the residual one before its
+    /// first convolution (Dhariwal & Nichol 2021, section 3).
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward).
+    pub fn forward_resampled(
+        &self,
+        x: Tensor<4>,
+        temb: Option<Tensor<2>>,
+        resample: impl Fn(Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
+        let h = resample(ops::group_norm_silu(&self.norm1, x.clone()));
+        let h = ops::conv2d(&self.conv1, h);
+        let x = resample(x);
         let h = match &self.time_emb_proj {
             None => ops::group_norm_silu(&self.norm2, h),
             Some(projection) => {

@@ -3,13 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use ldm_autoencoder::{AutoencoderKlConfig, Lpips, Stage1LossConfig};
-use ldm_diffusion::{BetaSchedule, DiffusionLossConfig, SamplerKind, SchedulerConfig, UNetConfig};
+use ldm_diffusion::{
+    BetaSchedule, DiffusionLossConfig, SamplerKind, SchedulerConfig, UNetConfig,
+    conditioning::{ClassEmbedderConfig, SpatialRescalerConfig},
+};
 use ldm_text::LdmBertConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     data::DataConfig,
     error::ConfigError,
+    model::ConditionerConfig,
     optim::{AdamConfig, LrSchedule},
 };
 
@@ -95,9 +99,15 @@ pub struct Stage2Config {
     /// The objective.
     #[serde(default)]
     pub loss: DiffusionLossConfig,
-    /// How the captions enter; `None` is an unconditional model.
+    /// How the captions enter. Of `text`, `class` and `semantic` there is one; with none of them the model is unconditional.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<TextConfig>,
+    /// How the class of an image enters, which is the folder it lies in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<ClassConfig>,
+    /// How a semantic mask enters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub semantic: Option<SemanticConfig>,
     /// The sample sheets that are drawn while training.
     #[serde(default)]
     pub preview: PreviewConfig,
@@ -151,6 +161,31 @@ pub struct TextConfig {
     /// Share of captions replaced by the empty one, which is what guidance needs.
     #[serde(default = "tenth")]
     pub dropout: f64,
+}
+
+/// How classes become the U-Net's context.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassConfig {
+    /// Rows of the embedding: one per class, and a last one for no class.
+    pub n_classes: usize,
+    /// Width of the context.
+    pub embed_dim: usize,
+    /// Share of the classes replaced by the last one, which is what guidance needs.
+    #[serde(default = "tenth")]
+    pub dropout: f64,
+}
+
+/// How semantic masks become channels beside the latent's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SemanticConfig {
+    /// The folder of masks: `a/b.png` belongs to the image `a/b.jpg`.
+    pub masks: PathBuf,
+    /// Halvings from the picture's size to the latent's.
+    pub n_stages: usize,
+    /// Number of labels.
+    pub in_channels: usize,
+    /// Channels that the U-Net gets beside the latent's.
+    pub out_channels: usize,
 }
 
 /// A sheet of samples, drawn every `sample_every` steps.
@@ -474,21 +509,40 @@ impl TrainingConfig {
 }
 
 impl Stage2Config {
+    /// The architecture of what turns captions, classes or masks into tensors; `None` for an unconditional model.
+    pub fn conditioner(&self) -> Option<ConditionerConfig> {
+        let text = || Some(ConditionerConfig::LdmBert(self.text.as_ref()?.bert.clone()));
+        let class = || Some(ConditionerConfig::Class(self.class.as_ref()?.embedder()));
+        let mask = || {
+            Some(ConditionerConfig::Semantic(
+                self.semantic.as_ref()?.rescaler(),
+            ))
+        };
+        text().or_else(class).or_else(mask)
+    }
+
     fn validate(&self, vae: &AutoencoderKlConfig) -> Result<(), (&'static str, String)> {
         self.training.validate("stage2.training")?;
         (self.unet.validate()).map_err(|e| ("stage2.unet", format!("is wrong: {e}")))?;
         let channels = [self.unet.in_channels, self.unet.out_channels];
-        if channels != [vae.latent_channels; 2] {
+        let of_mask = self.semantic.as_ref().map_or(0, |mask| mask.out_channels);
+        if channels != [vae.latent_channels + of_mask, vae.latent_channels] {
             let problem = format!(
-                "maps {} channels to {}, but the autoencoder's latents have {}",
-                channels[0], channels[1], vae.latent_channels
+                "maps {} channels to {}, but the autoencoder's latents have {}{}",
+                channels[0],
+                channels[1],
+                vae.latent_channels,
+                match of_mask {
+                    0 => String::new(),
+                    n => format!(" and the semantic mask adds {n}"),
+                }
             );
             return Err(("stage2.unet", problem));
         }
         if self.unet.num_class_embeds.is_some() {
             return Err((
                 "stage2.unet",
-                "has `num_class_embeds`, but the data have no classes".into(),
+                "has `num_class_embeds`: classes are attended to, see `stage2.class`".into(),
             ));
         }
         let scheduler = self.noise.scheduler(&self.loss);
@@ -511,24 +565,98 @@ impl Stage2Config {
         if let Some(text) = &self.text {
             text.validate()?;
         }
-        match (&self.text, self.unet.cross_attention_dim) {
+        if let Some(class) = &self.class {
+            class.validate()?;
+        }
+        self.validate_condition(vae)
+    }
+
+    /// Checks that there is one condition at most, and that the U-Net can read it.
+    fn validate_condition(&self, vae: &AutoencoderKlConfig) -> Result<(), (&'static str, String)> {
+        let given = [
+            ("stage2.text", self.text.is_some()),
+            ("stage2.class", self.class.is_some()),
+            ("stage2.semantic", self.semantic.is_some()),
+        ];
+        let mut given = given.into_iter().filter(|(_, given)| *given);
+        if let (Some((first, _)), Some((second, _))) = (given.next(), given.next()) {
+            return Err((
+                second,
+                format!("is given beside `{first}`: a model has one condition"),
+            ));
+        }
+        if let Some(semantic) = &self.semantic {
+            let halvings = 1usize.checked_shl(semantic.n_stages as u32);
+            if halvings != Some(vae.factor()) {
+                let problem = format!(
+                    "has `n_stages` = {}, but the autoencoder's factor is {}: a mask is halved as often as a picture",
+                    semantic.n_stages,
+                    vae.factor()
+                );
+                return Err(("stage2.semantic", problem));
+            }
+        }
+        let of_text = self
+            .text
+            .as_ref()
+            .map(|text| ("stage2.text", text.bert.d_model));
+        let of_class = self
+            .class
+            .as_ref()
+            .map(|class| ("stage2.class", class.embed_dim));
+        match (of_text.or(of_class), self.unet.cross_attention_dim) {
             (None, None) => Ok(()),
-            (Some(text), Some(width)) if text.bert.d_model == width => Ok(()),
-            (Some(text), Some(width)) => Err((
-                "stage2.text",
-                format!(
-                    "gives a context of width {}, but `stage2.unet.cross_attention_dim` is {width}",
-                    text.bert.d_model
-                ),
+            (Some((_, context)), Some(width)) if context == width => Ok(()),
+            (Some((section, context)), Some(width)) => Err((
+                section,
+                format!("gives a context of width {context}, but `stage2.unet.cross_attention_dim` is {width}"),
             )),
-            (Some(_), None) => Err((
-                "stage2.text",
+            (Some((section, _)), None) => Err((
+                section,
                 "is given, but the U-Net has no `cross_attention_dim` to read it by".into(),
             )),
             (None, Some(_)) => Err((
                 "stage2.unet",
-                "has a `cross_attention_dim`, but there is no `stage2.text` to attend to".into(),
+                "has a `cross_attention_dim`, but there is no `stage2.text` or `stage2.class` to attend to".into(),
             )),
+        }
+    }
+}
+
+impl ClassConfig {
+    /// The embedding's architecture.
+    pub fn embedder(&self) -> ClassEmbedderConfig {
+        ClassEmbedderConfig {
+            n_classes: self.n_classes,
+            embed_dim: self.embed_dim,
+            key: "class_label".into(),
+        }
+    }
+
+    fn validate(&self) -> Result<(), (&'static str, String)> {
+        if !(0.0..=1.0).contains(&self.dropout) {
+            let problem = format!("has `dropout` = {}: it is a share, in [0, 1]", self.dropout);
+            return Err(("stage2.class", problem));
+        }
+        if self.n_classes < 2 || self.embed_dim == 0 {
+            let problem = format!(
+                "has `n_classes` = {} and `embed_dim` = {}: there must be a class beside the last, which is none, and a width",
+                self.n_classes, self.embed_dim
+            );
+            return Err(("stage2.class", problem));
+        }
+        Ok(())
+    }
+}
+
+impl SemanticConfig {
+    /// The architecture of what brings a mask to the latent's size.
+    pub fn rescaler(&self) -> SpatialRescalerConfig {
+        SpatialRescalerConfig {
+            n_stages: self.n_stages,
+            in_channels: self.in_channels,
+            out_channels: Some(self.out_channels),
+            bias: false,
         }
     }
 }

@@ -100,13 +100,24 @@ pub enum Error {
         problem: String,
     },
     /// A path that holds no model.
-    #[error("{} is no model directory: {problem}", path.display())]
+    #[error("{} is no model: {problem}", path.display())]
     NoModel {
         /// The path.
         path: PathBuf,
         /// What is missing.
         problem: String,
     },
+    /// A checkpoint that doesn't say what it is.
+    #[error("can't tell from its tensors what {} holds: {problem}", path.display())]
+    UnknownCheckpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is missing or ambiguous.
+        problem: String,
+    },
+    /// A model that the other format has no place for.
+    #[error("this model can't be written as a CompVis checkpoint: {0}")]
+    Inexpressible(String),
     /// A run directory that is already in use by an earlier run.
     #[error("{} already holds a run", .0.display())]
     RunExists(PathBuf),
@@ -159,7 +170,13 @@ impl Error {
                 Some("check the path".into())
             }
             Self::NoModel { .. } => Some(
-                "--model takes a model directory (with a model_index.json), as `ldm train` leaves it in RUN/model".into(),
+                "a model is a directory with a model_index.json, as `ldm train` leaves it in RUN/model, a CompVis checkpoint, or a hub id (owner/name)".into(),
+            ),
+            Self::UnknownCheckpoint { .. } => Some(
+                "give the yaml that it was trained with by --yaml, or put it beside the checkpoint".into(),
+            ),
+            Self::Inexpressible(_) => Some(
+                "give a destination without the extension .ckpt or .safetensors: a model directory".into(),
             ),
             Self::RunExists(path) => Some(format!(
                 "go on with it by --resume, or choose another --out, or remove {}",

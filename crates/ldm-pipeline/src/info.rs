@@ -6,17 +6,16 @@ use burn::{
     module::{Module, ModuleVisitor, Param},
     tensor::{Device, Tensor},
 };
-use ldm_autoencoder::AutoencoderKlConfig;
 use ldm_diffusion::{SchedulerConfig, UNetConfig};
-use ldm_text::LdmBertConfig;
 
 use crate::{
     config::RunConfig,
     error::Error,
-    model::{ModelConfigs, find_model},
+    model::{ConditionerConfig, FirstStageConfig, FirstStageFiles, ModelConfigs, ModelFiles},
 };
 
-/// Describes a model directory, a run directory or a configuration file, without loading or drawing any weights.
+/// Describes a model, a run directory or a configuration file, without loading or drawing any weights. A model is whatever
+/// [`ModelFiles::open`] opens, or an autoencoder alone.
 ///
 /// # Errors
 /// If it is none of them, or damaged.
@@ -28,18 +27,27 @@ pub fn describe(path: &Path) -> Result<String, Error> {
     let mut text = String::new();
     if is_toml {
         describe_run(&mut text, &RunConfig::load(path, &[])?);
-    } else {
-        match find_model(path) {
-            Ok(dir) => {
-                let _ = writeln!(text, "model {}", dir.display());
-                describe_model(&mut text, &ModelConfigs::read(&dir)?);
-            }
-            Err(_) if run_config.is_file() => {
-                let _ = writeln!(text, "run {}, no model yet", path.display());
-                describe_run(&mut text, &RunConfig::load(&run_config, &[])?);
-            }
-            Err(error) => return Err(error),
+        return Ok(text);
+    }
+    match ModelFiles::open(path, None) {
+        Ok(files) => {
+            let _ = writeln!(text, "model {}", path.display());
+            describe_model(&mut text, &files.configs);
+            describe_skipped(&mut text, &files.skipped);
         }
+        Err(Error::NoModel { .. }) if run_config.is_file() => {
+            let _ = writeln!(text, "run {}, no model yet", path.display());
+            describe_run(&mut text, &RunConfig::load(&run_config, &[])?);
+        }
+        Err(error @ Error::NoModel { .. }) => {
+            let Ok(files) = FirstStageFiles::open(path, None) else {
+                return Err(error);
+            };
+            let _ = writeln!(text, "autoencoder {}", path.display());
+            describe_first_stage(&mut text, &files.config, None);
+            describe_skipped(&mut text, &files.skipped);
+        }
+        Err(error) => return Err(error),
     }
     Ok(text)
 }
@@ -51,7 +59,8 @@ fn describe_run(text: &mut String, config: &RunConfig) {
         "stage 1: {} steps of {} x {} images, learning rate {:e}",
         training.steps, training.accumulation, training.batch_size, training.lr.rate
     );
-    describe_vae(text, &config.stage1.vae, config.data.resolution);
+    let first_stage = FirstStageConfig::Kl(config.stage1.vae.clone());
+    describe_first_stage(text, &first_stage, Some(config.data.resolution));
     if let Some(discriminator) = config.stage1.loss.discriminator() {
         let count = discriminator.init(&Device::default()).num_trained_params();
         line(
@@ -71,27 +80,18 @@ fn describe_run(text: &mut String, config: &RunConfig) {
         training.steps, training.accumulation, training.batch_size, training.lr.rate
     );
     describe_unet(text, &stage2.unet);
-    if let Some(bert) = &stage2.text {
-        describe_bert(text, &bert.bert);
+    if let Some(conditioner) = stage2.conditioner() {
+        describe_conditioner(text, &conditioner);
     }
     describe_schedule(text, &stage2.noise.scheduler(&stage2.loss));
 }
 
 fn describe_model(text: &mut String, model: &ModelConfigs) {
     let facts = &model.facts;
-    describe_vae(
-        text,
-        &model.vae,
-        facts.resolution.unwrap_or(model.vae.sample_size),
-    );
-    let _ = writeln!(
-        text,
-        "  {:16} {:>13.4}",
-        "scaling factor", model.vae.scaling_factor
-    );
+    describe_first_stage(text, &model.first_stage, facts.resolution);
     describe_unet(text, &model.unet);
-    if let Some(bert) = &model.bert {
-        describe_bert(text, bert);
+    if let Some(conditioner) = &model.conditioner {
+        describe_conditioner(text, conditioner);
     }
     describe_schedule(text, &model.scheduler);
     if facts.training_steps != [0, 0] {
@@ -104,45 +104,103 @@ fn describe_model(text: &mut String, model: &ModelConfigs) {
     }
 }
 
-fn describe_vae(text: &mut String, config: &AutoencoderKlConfig, resolution: usize) {
+fn describe_skipped(text: &mut String, skipped: &[String]) {
+    if !skipped.is_empty() {
+        let _ = writeln!(
+            text,
+            "  {} further tensors that sampling doesn't need, from `{}` on",
+            skipped.len(),
+            skipped[0]
+        );
+    }
+}
+
+/// `resolution` is that of the training images, if it is known better than by the autoencoder's file.
+fn describe_first_stage(text: &mut String, config: &FirstStageConfig, resolution: Option<usize>) {
+    let device = Device::default();
+    let (kind, parameters, channels) = match config {
+        FirstStageConfig::Kl(config) => (
+            "KL",
+            count(&config.init(&device)),
+            &config.block_out_channels,
+        ),
+        FirstStageConfig::Vq(config) => (
+            "VQ",
+            count(&config.init(&device)),
+            &config.block_out_channels,
+        ),
+        FirstStageConfig::Identity { channels } => {
+            let _ = writeln!(text, "  no autoencoder, {channels} channels of pixels");
+            return;
+        }
+    };
+    let resolution = resolution.or(config.sample_size()).unwrap_or_default();
     let side = resolution / config.factor();
+    let codes = match config {
+        FirstStageConfig::Vq(config) => format!(", {} codes", config.num_vq_embeddings),
+        _ => String::new(),
+    };
     let what = format!(
-        "KL-f{}: {resolution}x{resolution}x{} to {side}x{side}x{}, channels {:?}",
+        "{kind}-f{}: {resolution}x{resolution}x{} to {side}x{side}x{}, channels {channels:?}{codes}",
         config.factor(),
-        config.in_channels,
-        config.latent_channels,
-        config.block_out_channels
+        config.image_channels(),
+        config.latent_channels(),
     );
-    line(
+    line(text, "autoencoder", parameters, &what);
+    let _ = writeln!(
         text,
-        "autoencoder",
-        count(&config.init(&Device::default())),
-        &what,
+        "  {:16} {:>13.4}",
+        "scaling factor",
+        config.scaling_factor()
     );
+}
+
+fn describe_conditioner(text: &mut String, config: &ConditionerConfig) {
+    let device = Device::default();
+    let (name, what) = match config {
+        ConditionerConfig::LdmBert(config) => (
+            "text encoder",
+            format!(
+                "{} layers, width {}, {} tokens",
+                config.encoder_layers, config.d_model, config.max_position_embeddings
+            ),
+        ),
+        ConditionerConfig::Bert(config) => (
+            "text encoder",
+            format!(
+                "BERT, {} layers, width {}",
+                config.num_hidden_layers, config.hidden_size
+            ),
+        ),
+        ConditionerConfig::Class(config) => (
+            "class embedding",
+            format!(
+                "{} classes, the last of which is none, width {}",
+                config.n_classes, config.embed_dim
+            ),
+        ),
+        ConditionerConfig::Semantic(config) => (
+            "semantic mask",
+            format!(
+                "{} labels to {} channels, halved {} times",
+                config.in_channels,
+                config.output_channels(),
+                config.n_stages
+            ),
+        ),
+    };
+    line(text, name, count(&config.init(&device)), &what);
 }
 
 fn describe_unet(text: &mut String, config: &UNetConfig) {
     let context = match config.cross_attention_dim {
         Some(width) => format!("context of width {width}"),
-        None => "unconditional".into(),
+        None => format!("{} channels to {}", config.in_channels, config.out_channels),
     };
     let what = format!("channels {:?}, {context}", config.block_out_channels);
     line(
         text,
         "U-Net",
-        count(&config.init(&Device::default())),
-        &what,
-    );
-}
-
-fn describe_bert(text: &mut String, config: &LdmBertConfig) {
-    let what = format!(
-        "{} layers, width {}, {} tokens",
-        config.encoder_layers, config.d_model, config.max_position_embeddings
-    );
-    line(
-        text,
-        "text encoder",
         count(&config.init(&Device::default())),
         &what,
     );
@@ -196,6 +254,8 @@ pub fn count<M: Module>(module: &M) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use ldm_autoencoder::AutoencoderKlConfig;
+
     use super::*;
 
     #[test]

@@ -13,6 +13,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod data;
 pub mod ema;
+pub mod encode;
 pub mod generate;
 pub mod hub;
 pub mod info;

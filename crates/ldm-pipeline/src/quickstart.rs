@@ -12,7 +12,7 @@ use crate::{
         twemoji::{self, Group, Selection},
     },
     error::Error,
-    generate::Request,
+    generate::{Condition, Request},
     metrics::read_metrics,
     model::LatentDiffusion,
     nearest::NearestCaption,
@@ -206,7 +206,7 @@ fn draw_samples(
         .collect();
     let preview = &crate::run::stage2(config)?.preview;
     let request = Request {
-        prompts: prompts.clone(),
+        conditions: prompts.iter().cloned().map(Condition::Prompt).collect(),
         seed: config.seed,
         sampler: preview.sampler,
         steps: preview.steps,
@@ -234,13 +234,13 @@ fn reconstruct(
     out: &Path,
     device: &Device,
 ) -> Result<(PathBuf, f64), Error> {
-    let psnr =
-        crate::reconstruct::held_out_psnr(&model.vae, validation_set, device).unwrap_or(f64::NAN);
+    let psnr = crate::reconstruct::held_out_psnr(&model.first_stage, validation_set, device)
+        .unwrap_or(f64::NAN);
     let title = format!("held-out pictures | reconstructions, PSNR {psnr:.2} dB");
     let mut sheet = Sheet::new(title, 4);
     let count = validation_set.len().min(RECONSTRUCTIONS);
     if let Some((images, _)) = load_images(validation_set, 0..count, device) {
-        for (original, reconstruction) in crate::reconstruct::pairs(&model.vae, images) {
+        for (original, reconstruction) in crate::reconstruct::pairs(&model.first_stage, images) {
             sheet.push_reconstruction(original, reconstruction);
         }
     }

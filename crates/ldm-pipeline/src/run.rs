@@ -125,6 +125,8 @@ fn changed_architecture(
     };
     let disc = |config: &RunConfig| config.stage1.loss.discriminator();
     let text = |stage2: &Stage2Config| stage2.text.as_ref().map(|text| text.bert.clone());
+    let class = |stage2: &Stage2Config| stage2.class.as_ref().map(|class| class.embedder());
+    let mask = |stage2: &Stage2Config| stage2.semantic.as_ref().map(|mask| mask.rescaler());
     if before.seed != now.seed {
         return Some("seed");
     }
@@ -144,6 +146,12 @@ fn changed_architecture(
         }
         if text(before) != text(now) {
             return Some("text encoder (stage2.text.bert)");
+        }
+        if class(before) != class(now) {
+            return Some("class embedding (stage2.class)");
+        }
+        if mask(before) != mask(now) {
+            return Some("semantic mask (stage2.semantic)");
         }
         if before.noise != now.noise {
             return Some("noise schedule (stage2.noise)");

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use burn::{optim::GradientsParams, prelude::*};
 
-use super::{Expected, assert_close, assert_near, assert_relative, fixture, gradient_norms, load};
+use super::{
+    Expected, assert_close, assert_near, assert_relative, fixture, gradient_norms, load,
+    load_compvis,
+};
 use crate::{
     AutoencoderKl, AutoencoderKlConfig, DiscriminatorLoss, PatchDiscriminator,
     PatchDiscriminatorConfig, Stage1LossConfig, Stage1Objective, weights,
@@ -17,13 +20,10 @@ pub(crate) fn expected() -> Expected {
 }
 
 pub(crate) fn autoencoder(device: &Device) -> AutoencoderKl {
-    let mut model = AutoencoderKlConfig::new(vec![32, 64, 32], 3, 0).init(device);
-    load(
-        &mut model,
-        "compvis/losses/autoencoder.safetensors",
-        weights::KEY_MAP,
-        "",
-    );
+    let config = AutoencoderKlConfig::new(vec![32, 64, 32], 3, 0);
+    let mut model = config.init(device);
+    let path = "compvis/autoencoder-kl-f4/first_stage.safetensors";
+    load_compvis(&mut model, path, &config.compvis_keys());
     model
 }
 
@@ -99,38 +99,49 @@ fn assert_running_statistics(discriminator: &PatchDiscriminator, expected: &Expe
     }
 }
 
+/// The generator's runs: name, step, constant log-variance, weight of the KL divergence.
+const RUNS: [(&str, u64, f64, f64); 4] = [
+    ("gen.before", 2, 0.0, 1e-6),
+    ("gen.after", 3, 0.0, 1e-6),
+    ("gen.after_logvar", 10, 0.25, 1e-6),
+    ("gen.kl_weight_1", 0, 0.0, 1.0),
+];
+
 #[test]
 fn the_generators_terms_are_the_references() {
     let device = Device::flex().autodiff();
     let expected = expected();
-    let discriminator = discriminator(&device);
-    let step = objective(DiscriminatorLoss::Hinge).generator(
-        &autoencoder(&device),
-        Some(&discriminator),
-        expected.tensor("image"),
-        expected.tensor("noise"),
-        3,
-    );
-    assert_close(step.reconstruction, expected.tensor("reconstruction"), 2e-4);
-    let perceptual = super::scalar(expected.tensor::<1>("gen.before.p_loss").mean());
-    assert_near(
-        step.terms.rec,
-        expected.scalar("gen.after.rec_loss") - perceptual,
-        SCALARS,
-    );
-    assert_near(step.terms.kl, expected.scalar("gen.after.kl_loss"), SCALARS);
-    assert_near(
-        step.terms.g_loss,
-        expected.scalar("gen.after.g_loss"),
-        SCALARS,
-    );
-    assert_near(
-        step.terms.logits_fake,
-        -expected.scalar("gen.after.g_loss"),
-        SCALARS,
-    );
-    assert_eq!(step.terms.disc_factor, 1.0);
-    assert_running_statistics(&discriminator, &expected, "gen");
+    let model = autoencoder(&device);
+    for (run, at, logvar, kl_weight) in RUNS {
+        let discriminator = discriminator(&device);
+        let config = Stage1LossConfig {
+            logvar,
+            kl_weight,
+            ..*objective(DiscriminatorLoss::Hinge).config()
+        };
+        let step = Stage1Objective::new(config, None).unwrap().generator(
+            &model,
+            Some(&discriminator),
+            expected.tensor("image"),
+            expected.tensor("noise"),
+            at,
+        );
+        let term = |term: &str| expected.scalar(&format!("{run}.{term}"));
+        // The perceptual distance counts once for each of an image's elements.
+        let distances = expected.tensor::<1>(&format!("{run}.p_loss"));
+        let perceptual = super::scalar(distances.mean());
+        let [_, c, h, w] = step.reconstruction.dims();
+        let nll = step.terms.nll + perceptual * (c * h * w) as f32 / logvar.exp() as f32;
+
+        assert_close(step.reconstruction, expected.tensor("reconstruction"), 2e-4);
+        assert_near(step.terms.rec + perceptual, term("rec_loss"), SCALARS);
+        assert_near(nll, term("nll_loss"), SCALARS);
+        assert_near(step.terms.kl, term("kl_loss"), SCALARS);
+        assert_near(step.terms.g_loss, term("g_loss"), SCALARS);
+        assert_eq!(step.terms.logits_fake, -step.terms.g_loss);
+        assert_eq!(step.terms.disc_factor, term("disc_factor"));
+        assert_running_statistics(&discriminator, &expected, "gen");
+    }
 }
 
 #[test]
@@ -138,20 +149,32 @@ fn the_reconstructions_gradient_reaches_every_parameter_as_in_the_reference() {
     let device = Device::flex().autodiff();
     let expected = expected();
     let model = autoencoder(&device);
-    let posterior = model.encode(expected.tensor("image"));
-    let reconstruction = model.decode(posterior.sample(expected.tensor("noise")));
     let (nll, adversarial) = reconstruction_gradients(&expected);
-    let gradient = nll + adversarial.mul_scalar(expected.scalar("gen.after.d_weight"));
-    let kl = posterior.kl().sum().mul_scalar(1e-6 / 2.0);
-    let grads = ((reconstruction * gradient).sum() + kl).backward();
-    let grads = GradientsParams::from_grads(grads, &model);
-    let last = grads.get::<4>(model.decoder.conv_out.weight.id).unwrap();
-    assert_relative(
-        last,
-        expected.tensor("gen.after.grad.decoder.conv_out.weight"),
-        1e-2,
-    );
-    assert_norms(&gradient_norms(&model, &grads), "gen.after");
+    for (run, _, logvar, kl_weight) in RUNS {
+        let posterior = model.encode(expected.tensor("image"));
+        let reconstruction = model.decode(posterior.sample(expected.tensor("noise")));
+        let term = |term: &str| expected.scalar(&format!("{run}.{term}"));
+        let gradient = nll.clone().div_scalar(logvar.exp())
+            + adversarial
+                .clone()
+                .mul_scalar(term("d_weight") * term("disc_factor"));
+        let kl = posterior.kl().sum().mul_scalar(kl_weight / 2.0);
+        let grads = ((reconstruction * gradient).sum() + kl).backward();
+        let grads = GradientsParams::from_grads(grads, &model);
+        assert_norms(&gradient_norms(&model, &grads), run);
+        for (part, weight) in [
+            ("decoder.conv_out", &model.decoder.conv_out.weight),
+            ("encoder.conv_in", &model.encoder.conv_in.weight),
+        ] {
+            if ["gen.before", "gen.after"].contains(&run) {
+                assert_relative(
+                    grads.get::<4>(weight.id).unwrap(),
+                    expected.tensor(&format!("{run}.grad.{part}.weight")),
+                    1e-2,
+                );
+            }
+        }
+    }
 }
 
 #[test]

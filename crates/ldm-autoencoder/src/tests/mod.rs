@@ -3,21 +3,22 @@
 mod autoencoder;
 pub(crate) mod compvis;
 mod diffusers;
+mod first_stages;
 mod lpips;
 mod objective;
+pub(crate) mod reference;
+mod tiling;
 mod training;
-
-use std::{collections::BTreeMap, path::PathBuf};
+mod vq;
 
 use burn::{
-    module::{ModuleMapper, ModuleVisitor, Param},
+    module::{ModuleMapper, Param},
     optim::GradientsParams,
     prelude::*,
 };
-use burn_store::{KeyRemapper, ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
-use safetensors::SafeTensors;
 
 use crate::AutoencoderKlConfig;
+pub(crate) use reference::{Expected, fixture, gradient_norms, load, load_compvis, scalar, values};
 
 /// A configuration that runs in milliseconds: one level per entry of `channels`.
 pub(crate) fn tiny(channels: &[usize]) -> AutoencoderKlConfig {
@@ -96,49 +97,6 @@ pub(crate) fn pictures(n: usize, side: usize) -> Tensor<4> {
     Tensor::from_data(TensorData::new(values, [n, 3, side, side]), &Device::flex())
 }
 
-pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.inner().into_data().iter::<f32>().collect()
-}
-
-pub(crate) fn scalar<const D: usize>(tensor: Tensor<D>) -> f32 {
-    values(tensor)[0]
-}
-
-/// L2 norm of each parameter's gradient by its path, under PyTorch's names for the norms' parameters.
-/// Parameters without a gradient are absent.
-pub(crate) fn gradient_norms<M: Module>(
-    module: &M,
-    grads: &GradientsParams,
-) -> BTreeMap<String, f32> {
-    struct Norms<'a> {
-        path: Vec<String>,
-        grads: &'a GradientsParams,
-        norms: BTreeMap<String, f32>,
-    }
-    impl ModuleVisitor for Norms<'_> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path
-                .push(name.replace("gamma", "weight").replace("beta", "bias"));
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = self.grads.get::<D>(param.id) {
-                let norm = scalar(gradient.square().sum().sqrt());
-                self.norms.insert(self.path.join("."), norm);
-            }
-        }
-    }
-    let mut visitor = Norms {
-        path: Vec::new(),
-        grads,
-        norms: BTreeMap::new(),
-    };
-    module.visit(&mut visitor);
-    visitor.norms
-}
-
 /// Paths whose gradient is above rounding noise.
 pub(crate) fn moved<M: Module>(module: &M, grads: &GradientsParams) -> Vec<String> {
     let norms = gradient_norms(module, grads);
@@ -148,60 +106,6 @@ pub(crate) fn moved<M: Module>(module: &M, grads: &GradientsParams) -> Vec<Strin
         .filter(|(_, norm)| *norm > 1e-6 * largest)
         .map(|(path, _)| path)
         .collect()
-}
-
-/// A file under the workspace's `tests/fixtures`.
-pub(crate) fn fixture(path: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "../../tests/fixtures", path]
-        .iter()
-        .collect()
-}
-
-/// Tensors of a safetensors file of f32.
-pub(crate) struct Expected(BTreeMap<String, TensorData>);
-
-impl Expected {
-    pub(crate) fn load(path: &str) -> Self {
-        let bytes = std::fs::read(fixture(path)).expect("the fixture is readable");
-        let file = SafeTensors::deserialize(&bytes).expect("the fixture is a safetensors file");
-        let tensors = file.tensors().into_iter().map(|(name, view)| {
-            let values = view
-                .data()
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            (
-                name,
-                TensorData::new(values.collect::<Vec<f32>>(), view.shape().to_vec()),
-            )
-        });
-        Self(tensors.collect())
-    }
-
-    pub(crate) fn tensor<const D: usize>(&self, name: &str) -> Tensor<D> {
-        Tensor::from_data(self.0[name].clone(), &Device::flex())
-    }
-
-    pub(crate) fn scalar(&self, name: &str) -> f32 {
-        self.0[name].iter::<f32>().next().expect("one value")
-    }
-}
-
-/// Loads PyTorch weights; every parameter must be in the file, and of the file's only those named in `unused` may be left.
-pub(crate) fn load<M: Module>(module: &mut M, path: &str, key_map: &[(&str, &str)], unused: &str) {
-    let remapper =
-        KeyRemapper::from_pattern_iter(key_map.iter().copied()).expect("the key map is valid");
-    let mut store = SafetensorsStore::from_file(fixture(path))
-        .with_from_adapter(PyTorchToBurnAdapter)
-        .remap(remapper);
-    let result = module.load_from(&mut store).expect("the fixture loads");
-    assert_eq!(result.missing, [], "missing from {path}");
-    assert!(result.errors.is_empty(), "{:?}", result.errors);
-    let left: Vec<_> = result
-        .unused
-        .iter()
-        .filter(|key| unused.is_empty() || !key.ends_with(unused))
-        .collect();
-    assert!(left.is_empty(), "unused keys of {path}: {left:?}");
 }
 
 /// `max |a - b| <= tolerance * max(1, max |b|)`.
@@ -216,9 +120,24 @@ pub(crate) fn assert_close<const D: usize>(found: Tensor<D>, expected: Tensor<D>
         .iter()
         .zip(&expected)
         .fold(0f32, |max, (a, b)| max.max((a - b).abs()));
+    eprintln!(
+        "TEMP {} {error:.2e} / {largest} tol {tolerance:.0e}",
+        std::panic::Location::caller()
+    );
     assert!(
         error <= tolerance * largest,
         "error {error}, largest value {largest}"
+    );
+}
+
+/// `max |a - b| <= tolerance * max |b|`.
+#[track_caller]
+pub(crate) fn assert_parity<const D: usize>(found: Tensor<D>, expected: Tensor<D>, tolerance: f32) {
+    let largest = scalar(expected.clone().abs().max());
+    assert_close(
+        found.div_scalar(largest),
+        expected.div_scalar(largest),
+        tolerance,
     );
 }
 

@@ -1,7 +1,10 @@
 //! One file per command: what its options mean, and what it prints.
 
+mod convert;
 mod data;
+mod decode;
 mod devices;
+mod encode;
 mod info;
 mod quickstart;
 mod reconstruct;
@@ -21,6 +24,9 @@ pub(crate) fn run(command: Command) -> Result<(), Error> {
         Command::Train(TrainCommand::Diffusion(args)) => train::run(args, train::DIFFUSION),
         Command::Train(TrainCommand::All(args)) => train::run(args, train::ALL),
         Command::Sample(args) => sample::run(args),
+        Command::Encode(args) => encode::run(args),
+        Command::Decode(args) => decode::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Reconstruct(args) => reconstruct::run(args),
         Command::Info(args) => info::run(args),
         Command::Devices => devices::run(),

@@ -2,8 +2,9 @@ use std::{collections::HashSet, path::PathBuf};
 
 use ldm_pipeline::{
     Error, atomic,
-    model::load_vae,
-    reconstruct::{load_image, pairs},
+    encode::load_image,
+    model::FirstStageFiles,
+    reconstruct::pairs,
     sheet::{Sheet, psnr, save_png},
 };
 
@@ -12,11 +13,12 @@ use crate::{args::ReconstructArgs, output::print};
 pub(crate) fn run(args: ReconstructArgs) -> Result<(), Error> {
     let device = args.device.device.open();
     let outputs = output_paths(&args)?;
-    let (vae, config) = load_vae(&args.model, &device)?;
+    let files = FirstStageFiles::open(&args.model.model, args.model.yaml.as_deref())?;
+    let first_stage = files.load(&device)?;
     for (path, out) in args.images.iter().zip(&outputs) {
-        let images = load_image(path, config.factor(), &device)?;
+        let images = load_image(path, files.config.factor(), &device)?;
         atomic::create_dir(&args.out)?;
-        for (original, reconstruction) in pairs(&vae, images) {
+        for (original, reconstruction) in pairs(&first_stage, images) {
             let quality = psnr(&original, &reconstruction);
             let mut sheet = Sheet::new(format!("original | reconstruction, {quality:.2} dB"), 1);
             sheet.push([original, reconstruction], path.display().to_string());

@@ -17,14 +17,32 @@ pub(super) enum Clip {
 }
 
 impl Clip {
-    pub(super) fn new(config: &SchedulerConfig) -> Self {
-        if config.thresholding {
-            Self::Quantile {
-                ratio: config.dynamic_thresholding_ratio,
-                max: config.sample_max_value,
-            }
-        } else if config.clip_sample {
-            Self::Range(config.clip_sample_range)
+    /// Thresholding or clamping as `config` says; `clamps` where it says nothing of clamping.
+    pub(super) fn new(config: &SchedulerConfig, clamps: bool) -> Self {
+        match Self::thresholding(config) {
+            Self::Nothing => Self::clamping(config, clamps),
+            quantile => quantile,
+        }
+    }
+
+    /// Thresholding alone.
+    pub(super) fn thresholding(config: &SchedulerConfig) -> Self {
+        if config.clip.thresholding != Some(true) {
+            return Self::Nothing;
+        }
+        Self::Quantile {
+            ratio: config
+                .clip
+                .dynamic_thresholding_ratio
+                .map_or(0.995, |ratio| ratio.clamp(0.0, 1.0)),
+            max: config.clip.sample_max_value.unwrap_or(1.0),
+        }
+    }
+
+    /// Clamping alone; `default` where `config` says nothing of it.
+    pub(super) fn clamping(config: &SchedulerConfig, default: bool) -> Self {
+        if config.clip.clip_sample.unwrap_or(default) {
+            Self::Range(config.clip.clip_sample_range.unwrap_or(1.0))
         } else {
             Self::Nothing
         }

@@ -1,6 +1,6 @@
 use burn::prelude::*;
 
-use super::{Sampler, Step, clip::Clip, spacing};
+use super::{Sampler, Step, check_signal, clip::Clip, predicted_mean, spacing};
 use crate::{Error, NoiseLevel, PredictionType, SchedulerConfig, VarianceType};
 
 /// Ancestral sampling (Ho et al. 2020, algorithm 2), over all training steps or a subset of them.
@@ -17,33 +17,33 @@ impl Ddpm {
     /// Prepares `steps` steps over the schedule of `config`.
     ///
     /// # Errors
-    /// If `config` makes no schedule, or `steps` don't fit into it.
+    /// If `config` makes no schedule, `steps` don't fit into it, or a noise prediction meets a level without signal.
     pub fn new(config: &SchedulerConfig, steps: usize) -> Result<Self, Error> {
-        let schedule = config.noise_schedule()?;
-        let timesteps = spacing::timesteps(config, schedule.num_train_timesteps(), steps)?;
+        let schedule = config.rescaled_schedule()?;
+        let timesteps = spacing::whole(config, schedule.num_train_timesteps(), steps)?;
         let alphas: Vec<f64> = timesteps
             .iter()
             .map(|&t| schedule.alphas_cumprod()[t])
             .collect();
+        check_signal(config.prediction_type, alphas[0])?;
         let next = alphas[1..].iter().chain(&[1.0]);
         Ok(Self {
             alphas: alphas.iter().copied().zip(next.copied()).collect(),
             timesteps: timesteps.into_iter().map(|t| t as f64).collect(),
             variance_type: config.variance_type.unwrap_or_default(),
             prediction_type: config.prediction_type,
-            clip: Clip::new(config),
+            clip: Clip::new(config, true),
         })
     }
 
-    /// Splits off the channels that predict the variance, where there are any.
-    fn split_output(&self, output: Tensor<4>, channels: usize) -> (Tensor<4>, Option<Tensor<4>>) {
-        match self.variance_type {
-            VarianceType::Learned | VarianceType::LearnedRange => {
-                let variance = output.clone().narrow(1, channels, channels);
-                (output.narrow(1, 0, channels), Some(variance))
-            }
-            _ => (output, None),
-        }
+    /// The channels that predict the variance; without them the lower bound is taken.
+    fn predicted_variance(&self, output: &Tensor<4>, channels: usize) -> Option<Tensor<4>> {
+        let learned = matches!(
+            self.variance_type,
+            VarianceType::Learned | VarianceType::LearnedRange
+        );
+        (learned && output.dims()[1] == 2 * channels)
+            .then(|| output.clone().narrow(1, channels, channels))
     }
 
     /// `noise` times the standard deviation of a step between the bounds `small` and `large` of its variance.
@@ -55,7 +55,9 @@ impl Ddpm {
         large: f64,
     ) -> Tensor<4> {
         match (self.variance_type, predicted) {
-            (VarianceType::FixedLarge, _) => noise.mul_scalar(large.sqrt()),
+            (VarianceType::FixedLarge | VarianceType::FixedLargeLog, _) => {
+                noise.mul_scalar(large.sqrt())
+            }
             (VarianceType::Learned, Some(variance)) => noise * variance.sqrt(),
             (VarianceType::LearnedRange, Some(v)) => {
                 // v in [-1, 1] goes from log(small) to log(large); half of it is the log of the deviation.
@@ -90,7 +92,8 @@ impl Sampler for Ddpm {
         // alpha and beta of the jump to the next visited level.
         let alpha = abar / abar_next;
         let beta = 1.0 - alpha;
-        let (output, predicted_variance) = self.split_output(output, x.dims()[1]);
+        let predicted_variance = self.predicted_variance(&output, x.dims()[1]);
+        let output = predicted_mean(output, &x);
         let x0 = self
             .prediction_type
             .denoise(&NoiseLevel::uniform(abar), output, x.clone())

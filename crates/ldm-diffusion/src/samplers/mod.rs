@@ -3,17 +3,38 @@
 mod clip;
 mod ddim;
 mod ddpm;
+mod dpm2;
+mod dpm_multistep;
+mod euler;
+mod euler_ancestral;
+mod heun;
+mod history;
+mod kind;
+mod lcm;
+mod lms;
+mod plms;
+mod sigmas;
 mod spacing;
+mod unipc;
 
-use std::{fmt, ops::ControlFlow, str::FromStr};
+use std::ops::ControlFlow;
 
 use burn::prelude::*;
-use serde::{Deserialize, Serialize};
 
 pub use ddim::Ddim;
 pub use ddpm::Ddpm;
+pub use dpm_multistep::DpmMultistep;
+pub use dpm2::Dpm2;
+pub use euler::Euler;
+pub use euler_ancestral::EulerAncestral;
+pub use heun::Heun;
+pub use kind::SamplerKind;
+pub use lcm::Lcm;
+pub use lms::Lms;
+pub use plms::Plms;
+pub use unipc::UniPc;
 
-use crate::{Error, SchedulerConfig};
+use crate::{Denoised, Error, PredictionType, scheduler_config::no_signal};
 
 /// A discretisation of the reverse process. It holds its coefficients in f64 and whatever it remembers of earlier steps.
 pub trait Sampler {
@@ -26,17 +47,40 @@ pub trait Sampler {
         1.0
     }
 
+    /// Number of levels that the latents go through: the steps that were asked for. Some samplers call the model more often.
+    fn levels(&self) -> usize {
+        self.timesteps().len()
+    }
+
+    /// Index of the step that leaves level `level`, counted from the noisiest; the number of steps for the level after the last.
+    fn step_of_level(&self, level: usize) -> usize {
+        level
+    }
+
+    /// The step to begin with in image-to-image, where `strength` in `[0, 1]` is the share of the levels that are to be run, rounded
+    /// down: 1 starts from noise, 0 leaves nothing to do and gives the number of steps. To be used with [`add_noise`](Self::add_noise)
+    /// and [`sample_from`].
+    fn img2img_start(&self, strength: f64) -> usize {
+        let levels = self.levels();
+        let run = ((levels as f64 * strength) as usize).min(levels);
+        self.step_of_level(levels - run)
+    }
+
     /// What the model is to see of the latents `x` at `step`, `[N, C, H, W]`.
     fn scale_model_input(&self, x: Tensor<4>, _step: usize) -> Tensor<4> {
         x
     }
 
     /// Noises clean latents to the level that `step` starts from; all `[N, C, H, W]`. For image-to-image and inpainting.
+    ///
+    /// # Panics
+    /// If there is no such step.
     fn add_noise(&self, x0: Tensor<4>, noise: Tensor<4>, step: usize) -> Tensor<4>;
 
     /// Goes from the latents `x` of `step` to those of the next, given the model's `output`; all `[N, C, H, W]`.
     ///
-    /// `noise(step)` is called at most once, and only if the step is random; it must give `[N, C, H, W]` of N(0, 1).
+    /// `noise(step)` is called at most once, and only if the step is random; it must give `[N, C, H, W]` of N(0, 1). What is remembered
+    /// of other steps counts only if they led here one after another.
     fn step(
         &mut self,
         step: usize,
@@ -88,6 +132,9 @@ pub fn sample<B>(
 }
 
 /// Samples from `latents` that already are at the level of `first_step`, see [`Sampler::add_noise`]. Else as [`sample`].
+///
+/// `first_step` should be one that leaves a level, see [`Sampler::step_of_level`]; a step within a level does nothing without
+/// those before it. From the number of steps on, `latents` are the result.
 pub fn sample_from<B>(
     first_step: usize,
     sampler: &mut dyn Sampler,
@@ -114,67 +161,25 @@ pub fn sample_from<B>(
     ControlFlow::Continue(latents)
 }
 
-/// The samplers by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SamplerKind {
-    /// [`Ddpm`].
-    Ddpm,
-    /// [`Ddim`].
-    #[default]
-    Ddim,
+/// The part of a model's `output` that is a prediction, where it also predicts a variance: the first `C` channels for `x`
+/// `[N, C, H, W]`.
+fn predicted_mean(output: Tensor<4>, x: &Tensor<4>) -> Tensor<4> {
+    let channels = x.dims()[1];
+    output.narrow(1, 0, channels)
 }
 
-impl SamplerKind {
-    /// All samplers.
-    pub const ALL: [Self; 2] = [Self::Ddpm, Self::Ddim];
-
-    /// The name that users know it by.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ddpm => "ddpm",
-            Self::Ddim => "ddim",
-        }
-    }
-
-    /// Prepares `steps` steps over the schedule of `config`. `eta` is [`Ddim`]'s; the others have no use for it.
-    ///
-    /// # Errors
-    /// If `config` makes no schedule, or `steps` don't fit into it.
-    pub fn build(
-        self,
-        config: &SchedulerConfig,
-        steps: usize,
-        eta: f64,
-    ) -> Result<Box<dyn Sampler>, Error> {
-        Ok(match self {
-            Self::Ddpm => Box::new(Ddpm::new(config, steps)?),
-            Self::Ddim => Box::new(Ddim::new(config, steps, eta)?),
-        })
-    }
+/// Goes to the level of `abar` along a straight line of noise (DDIM without randomness, Song et al. 2021, eq. 12).
+fn at_level(predicted: Denoised, abar: f64) -> Tensor<4> {
+    predicted.x0.mul_scalar(abar.sqrt()) + predicted.eps.mul_scalar((1.0 - abar).sqrt())
 }
 
-impl fmt::Display for SamplerKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+/// # Errors
+/// If a noise is to be predicted where there is nothing else.
+fn check_signal(prediction_type: PredictionType, first_abar: f64) -> Result<(), Error> {
+    if first_abar == 0.0 && prediction_type == PredictionType::Epsilon {
+        return Err(no_signal());
     }
-}
-
-impl FromStr for SamplerKind {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self, Error> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.name() == name)
-            .ok_or_else(|| {
-                let known = Self::ALL.map(Self::name).join(", ");
-                invalid(
-                    "sampler",
-                    format!("has no \"{name}\": choose one of {known}"),
-                )
-            })
-    }
+    Ok(())
 }
 
 fn invalid(field: &'static str, problem: impl Into<String>) -> Error {

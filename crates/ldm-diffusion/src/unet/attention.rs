@@ -2,7 +2,7 @@ use burn::prelude::*;
 use ldm_nn::{Attention, AttentionConfig};
 
 use super::{
-    config::{TimeScaleShift, UNetConfig},
+    config::UNetConfig,
     init::zeroed_linear,
     transformer::{Transformer2d, Transformer2dConfig},
 };
@@ -19,8 +19,10 @@ pub enum SpatialAttention {
 /// Kinds of [`SpatialAttention`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AttentionKind {
-    /// `Attn*Block2D`.
+    /// `AttnDownBlock2D`.
     Plain,
+    /// `AttnUpBlock2D`.
+    PlainUp,
     /// `UNetMidBlock2D`.
     PlainMid,
     /// `CrossAttn*Block2D`.
@@ -36,7 +38,11 @@ impl SpatialAttention {
         device: &Device,
     ) -> Self {
         let channels = config.block_out_channels[level];
-        let head_dim = config.attention_head_dim.as_ref().map(|dim| dim.at(level));
+        let entry = match kind {
+            AttentionKind::PlainUp => config.up_width_entry(level),
+            _ => level,
+        };
+        let head_dim = config.attention_head_dim.as_ref().map(|dim| dim.at(entry));
         if kind == AttentionKind::Transformer {
             let transformer = Transformer2dConfig {
                 channels,
@@ -49,16 +55,17 @@ impl SpatialAttention {
             return Self::Transformer(transformer.init(device));
         }
         let head_dim = head_dim.unwrap_or(channels);
-        // The reference drops the norm of the middle attention together with the additive embedding.
-        let normed = kind == AttentionKind::Plain
-            || config.resnet_time_scale_shift == TimeScaleShift::Default;
+        let norm_num_groups = match kind {
+            AttentionKind::PlainMid => config.mid_attention_groups(),
+            _ => Some(config.norm_num_groups),
+        };
         let mut attention = AttentionConfig {
             query_dim: channels,
             context_dim: None,
             heads: channels / head_dim,
             head_dim,
             qkv_bias: true,
-            group_norm: normed.then_some((config.norm_num_groups, config.norm_eps)),
+            group_norm: norm_num_groups.map(|groups| (groups, config.norm_eps)),
         }
         .init(device);
         attention.to_out = (attention.to_out.into_iter())

@@ -1,10 +1,14 @@
 use burn::prelude::*;
-use ldm_nn::{Downsample2d, DownsamplePadding, ResnetBlock2d, ResnetBlock2dConfig, Upsample2d};
+use ldm_nn::{ResnetBlock2d, ResnetBlock2dConfig};
 
 use super::{
     attention::{AttentionKind, SpatialAttention},
-    config::{DownBlockType, MidBlockType, TimeScaleShift, UNetConfig, UpBlockType},
+    config::{
+        DownBlockType, MidBlockType, ResampleType, TimeScaleShift, UNetClass, UNetConfig,
+        UpBlockType,
+    },
     init::zeroed_conv,
+    resample::{Downsampler, Upsampler},
 };
 
 /// One level on the way down.
@@ -15,37 +19,39 @@ pub struct DownBlock {
     /// One after each ResNet block, or none at all.
     pub attentions: Vec<SpatialAttention>,
     /// One, except at the coarsest level.
-    pub downsamplers: Vec<Downsample2d>,
+    pub downsamplers: Vec<Downsampler>,
 }
 
 impl DownBlock {
     pub(super) fn new(config: &UNetConfig, level: usize, device: &Device) -> Self {
         let channels = &config.block_out_channels;
         let (first_in, out) = (channels[level.saturating_sub(1)], channels[level]);
-        let kind = match config.down_block_types[level] {
-            DownBlockType::DownBlock2D => None,
-            DownBlockType::AttnDownBlock2D => Some(AttentionKind::Plain),
-            DownBlockType::CrossAttnDownBlock2D => Some(AttentionKind::Transformer),
+        let (kind, resampling) = match config.down_block_types[level] {
+            DownBlockType::DownBlock2D => (None, ResampleType::Conv),
+            DownBlockType::ResnetDownsampleBlock2D => (None, ResampleType::Resnet),
+            DownBlockType::AttnDownBlock2D => (Some(AttentionKind::Plain), config.downsample_type),
+            DownBlockType::CrossAttnDownBlock2D => {
+                (Some(AttentionKind::Transformer), config.downsample_type)
+            }
         };
         let layers = config.layers_per_block;
-        let padding = match config.downsample_padding {
-            0 => DownsamplePadding::RightBottom,
-            _ => DownsamplePadding::Symmetric,
-        };
         Self {
             resnets: (0..layers)
                 .map(|i| resnet(config, if i == 0 { first_in } else { out }, out, device))
                 .collect(),
             attentions: attentions(kind, config, level, layers, device),
             downsamplers: (level + 1 < channels.len())
-                .then(|| Downsample2d::new(out, padding, device))
+                .then(|| Downsampler::new(resampling, config, out, device))
                 .into_iter()
                 .collect(),
         }
     }
 
     /// Pushes the output of every layer and of the down-sampling onto `skips`, and returns the last, `[N, C', H', W']`.
-    pub(super) fn forward(
+    ///
+    /// # Panics
+    /// If a transformer gets no context.
+    pub fn forward(
         &self,
         mut x: Tensor<4>,
         temb: &Tensor<2>,
@@ -60,7 +66,7 @@ impl DownBlock {
             skips.push(x.clone());
         }
         for downsampler in &self.downsamplers {
-            x = downsampler.forward(x);
+            x = downsampler.forward(x, temb);
             skips.push(x.clone());
         }
         x
@@ -70,7 +76,7 @@ impl DownBlock {
 /// The middle: ResNet block, attention, ResNet block.
 #[derive(Module, Debug)]
 pub struct MidBlock {
-    /// Two ResNet blocks.
+    /// Two ResNet blocks, but one alone in a `UNet2DConditionModel` with a `UNetMidBlock2D`.
     pub resnets: Vec<ResnetBlock2d>,
     /// The attention between them, if there is one.
     pub attentions: Vec<SpatialAttention>,
@@ -80,12 +86,15 @@ impl MidBlock {
     pub(super) fn new(config: &UNetConfig, device: &Device) -> Self {
         let level = config.block_out_channels.len() - 1;
         let channels = config.block_out_channels[level];
-        let kind = match config.mid_block() {
-            MidBlockType::UNetMidBlock2D => config.add_attention.then_some(AttentionKind::PlainMid),
-            MidBlockType::UNetMidBlock2DCrossAttn => Some(AttentionKind::Transformer),
+        let (resnets, kind) = match (config.mid_block(), config.class_name) {
+            (MidBlockType::UNetMidBlock2D, UNetClass::UNet2DConditionModel) => (1, None),
+            (MidBlockType::UNetMidBlock2D, UNetClass::UNet2DModel) => {
+                (2, config.add_attention.then_some(AttentionKind::PlainMid))
+            }
+            (MidBlockType::UNetMidBlock2DCrossAttn, _) => (2, Some(AttentionKind::Transformer)),
         };
         Self {
-            resnets: (0..2)
+            resnets: (0..resnets)
                 .map(|_| resnet(config, channels, channels, device))
                 .collect(),
             attentions: attentions(kind, config, level, 1, device),
@@ -93,7 +102,10 @@ impl MidBlock {
     }
 
     /// `[N, C, H, W]` to `[N, C, H, W]`.
-    pub(super) fn forward(
+    ///
+    /// # Panics
+    /// If a transformer gets no context.
+    pub fn forward(
         &self,
         mut x: Tensor<4>,
         temb: &Tensor<2>,
@@ -117,7 +129,7 @@ pub struct UpBlock {
     /// One after each ResNet block, or none at all.
     pub attentions: Vec<SpatialAttention>,
     /// One, except at the finest level.
-    pub upsamplers: Vec<Upsample2d>,
+    pub upsamplers: Vec<Upsampler>,
 }
 
 impl UpBlock {
@@ -129,10 +141,13 @@ impl UpBlock {
         let from_below = channels[(level + 1).min(coarsest)];
         // The last skip is the down-sampled output of the level above.
         let last_skip = channels[level.saturating_sub(1)];
-        let kind = match config.up_block_types[coarsest - level] {
-            UpBlockType::UpBlock2D => None,
-            UpBlockType::AttnUpBlock2D => Some(AttentionKind::Plain),
-            UpBlockType::CrossAttnUpBlock2D => Some(AttentionKind::Transformer),
+        let (kind, resampling) = match config.up_block_types[coarsest - level] {
+            UpBlockType::UpBlock2D => (None, ResampleType::Conv),
+            UpBlockType::ResnetUpsampleBlock2D => (None, ResampleType::Resnet),
+            UpBlockType::AttnUpBlock2D => (Some(AttentionKind::PlainUp), config.upsample_type),
+            UpBlockType::CrossAttnUpBlock2D => {
+                (Some(AttentionKind::Transformer), config.upsample_type)
+            }
         };
         let layers = config.layers_per_block + 1;
         Self {
@@ -145,14 +160,17 @@ impl UpBlock {
                 .collect(),
             attentions: attentions(kind, config, level, layers, device),
             upsamplers: (level > 0)
-                .then(|| Upsample2d::new(out, device))
+                .then(|| Upsampler::new(resampling, config, out, device))
                 .into_iter()
                 .collect(),
         }
     }
 
     /// Takes a skip per layer off `skips` and up-samples to the size of the next one.
-    pub(super) fn forward(
+    ///
+    /// # Panics
+    /// If a transformer gets no context, or there are too few skips.
+    pub fn forward(
         &self,
         mut x: Tensor<4>,
         temb: &Tensor<2>,
@@ -168,14 +186,14 @@ impl UpBlock {
         }
         if let (Some(upsampler), Some(skip)) = (self.upsamplers.first(), skips.last()) {
             let [_, _, height, width] = skip.dims();
-            x = upsampler.forward_to_size(x, [height, width]);
+            x = upsampler.forward(x, temb, [height, width]);
         }
         x
     }
 }
 
 /// A ResNet block whose residual branch starts at 0.
-fn resnet(
+pub(super) fn resnet(
     config: &UNetConfig,
     in_channels: usize,
     out_channels: usize,

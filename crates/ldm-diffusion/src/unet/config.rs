@@ -37,6 +37,9 @@ pub struct UNetConfig {
     pub cross_attention_dim: Option<usize>,
     /// In transformers the **number** of heads, in the attention of an `Attn*Block2D` or a `UNetMidBlock2D` the **width** of a
     /// head (`None`: one head of full width). For all levels, or one per level from the finest.
+    ///
+    /// A list in a `UNet2DModel` is an extension that diffusers can't read: CompVis' models with the same number of heads at
+    /// every level need it.
     #[serde(default = "eight")]
     pub attention_head_dim: Option<PerLevel>,
     /// Transformer layers at each place where there is a transformer.
@@ -45,18 +48,38 @@ pub struct UNetConfig {
     /// Linear layers in place of 1x1 convolutions round the transformers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub use_linear_projection: bool,
-    /// Whether a `UNetMidBlock2D` attends.
+    /// Whether the `UNetMidBlock2D` of a `UNet2DModel` attends; that of a `UNet2DConditionModel` never does.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub add_attention: bool,
     /// Groups of all group norms.
     #[serde(default = "thirty_two")]
     pub norm_num_groups: usize,
+    /// Groups of the norm of the attention in a `UNetMidBlock2D`. By default [`norm_num_groups`](Self::norm_num_groups), but
+    /// no norm at all under [`TimeScaleShift::ScaleShift`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attn_norm_num_groups: Option<usize>,
     /// Epsilon of the group norms, except those before a transformer (1e-6).
     #[serde(default = "norm_eps")]
     pub norm_eps: f64,
     /// Padding of the stride-2 convolutions: 1 on every side, or 0, which pads right and bottom.
     #[serde(default = "one")]
     pub downsample_padding: usize,
+    /// How the blocks with attention get to the next coarser level; the others say it by their kind.
+    ///
+    /// diffusers reads it for an `AttnDownBlock2D` of a `UNet2DModel` alone.
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "ResampleType::is_conv"
+    )]
+    pub downsample_type: ResampleType,
+    /// As [`downsample_type`](Self::downsample_type), to the next finer level.
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "ResampleType::is_conv"
+    )]
+    pub upsample_type: ResampleType,
     /// How the timestep enters the ResNet blocks.
     #[serde(default)]
     pub resnet_time_scale_shift: TimeScaleShift,
@@ -69,6 +92,12 @@ pub struct UNetConfig {
     /// Number of classes whose learned embedding is added to that of the timestep.
     #[serde(default)]
     pub num_class_embeds: Option<usize>,
+    /// What is added to the timestep's embedding in place of a learned embedding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_embed_type: Option<ClassEmbedType>,
+    /// The input is in `[0, 1]`, and brought to `[-1, 1]` first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub center_input_sample: bool,
 }
 
 /// diffusers' class for a [`UNetConfig`].
@@ -84,8 +113,12 @@ pub enum UNetClass {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DownBlockType {
     /// ResNet blocks.
+    #[serde(alias = "UNetResDownBlock2D")]
     DownBlock2D,
+    /// ResNet blocks, the last of which halves the size.
+    ResnetDownsampleBlock2D,
     /// Each ResNet block followed by self-attention.
+    #[serde(alias = "UNetResAttnDownBlock2D")]
     AttnDownBlock2D,
     /// Each ResNet block followed by a transformer.
     CrossAttnDownBlock2D,
@@ -95,8 +128,12 @@ pub enum DownBlockType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UpBlockType {
     /// ResNet blocks.
+    #[serde(alias = "UNetResUpBlock2D")]
     UpBlock2D,
+    /// ResNet blocks, the last of which doubles the size.
+    ResnetUpsampleBlock2D,
     /// Each ResNet block followed by self-attention.
+    #[serde(alias = "UNetResAttnUpBlock2D")]
     AttnUpBlock2D,
     /// Each ResNet block followed by a transformer.
     CrossAttnUpBlock2D,
@@ -109,6 +146,27 @@ pub enum MidBlockType {
     UNetMidBlock2D,
     /// A transformer between two ResNet blocks.
     UNetMidBlock2DCrossAttn,
+}
+
+/// How one level passes to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResampleType {
+    /// By a convolution of stride 2, or by nearest neighbour and a convolution.
+    #[default]
+    Conv,
+    /// By a ResNet block that resamples both of its branches (Dhariwal & Nichol 2021).
+    Resnet,
+}
+
+/// What is added to the timestep's embedding for a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassEmbedType {
+    /// The label, embedded like a timestep.
+    Timestep,
+    /// A vector that the caller gives: [`UNet::forward_with_class_embedding`].
+    Identity,
 }
 
 /// How the timestep's embedding enters a ResNet block.
@@ -140,6 +198,12 @@ pub enum SampleSize {
     Square(usize),
     /// Height, then width.
     HeightWidth([usize; 2]),
+}
+
+impl ResampleType {
+    fn is_conv(&self) -> bool {
+        *self == Self::Conv
+    }
 }
 
 impl PerLevel {
@@ -203,6 +267,29 @@ impl UNetConfig {
         4 * self.block_out_channels[0]
     }
 
+    /// Whether the network needs a class label.
+    pub fn has_classes(&self) -> bool {
+        self.num_class_embeds.is_some() || self.class_embed_type.is_some()
+    }
+
+    /// Groups of the norm of the middle's plain attention; `None` where there is no norm.
+    pub(crate) fn mid_attention_groups(&self) -> Option<usize> {
+        // diffusers drops this norm together with the additive embedding.
+        self.attn_norm_num_groups
+            .or((self.resnet_time_scale_shift == TimeScaleShift::Default)
+                .then_some(self.norm_num_groups))
+    }
+
+    /// Which entry of `attention_head_dim` has the head's width of an `AttnUpBlock2D` at `level`.
+    ///
+    /// diffusers' `UNet2DConditionModel` doesn't reverse the list there, though it does for the transformers.
+    pub(super) fn up_width_entry(&self, level: usize) -> usize {
+        match self.class_name {
+            UNetClass::UNet2DConditionModel => self.block_out_channels.len() - 1 - level,
+            UNetClass::UNet2DModel => level,
+        }
+    }
+
     /// Kind of the middle block.
     pub fn mid_block(&self) -> MidBlockType {
         self.mid_block_type.unwrap_or(match self.class_name {
@@ -210,6 +297,15 @@ impl UNetConfig {
             UNetClass::UNet2DModel => MidBlockType::UNetMidBlock2D,
         })
     }
+}
+
+/// Reads null, which old files of diffusers have, as the default.
+fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 fn one() -> usize {

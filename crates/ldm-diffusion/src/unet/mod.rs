@@ -2,15 +2,17 @@
 
 mod attention;
 mod blocks;
+mod class;
 mod config;
 mod init;
 mod presets;
+mod resample;
 mod transformer;
 mod validate;
 
 use burn::{
     nn::{
-        Embedding, EmbeddingConfig, GroupNorm, GroupNormConfig, PaddingConfig2d,
+        GroupNorm, GroupNormConfig, PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
     },
     prelude::*,
@@ -19,10 +21,12 @@ use ldm_nn::{TimestepEmbedding, ops, timestep_embedding};
 
 pub use attention::SpatialAttention;
 pub use blocks::{DownBlock, MidBlock, UpBlock};
+pub use class::ClassEmbedding;
 pub use config::{
-    DownBlockType, MidBlockType, PerLevel, SampleSize, TimeScaleShift, UNetClass, UNetConfig,
-    UpBlockType,
+    ClassEmbedType, DownBlockType, MidBlockType, PerLevel, ResampleType, SampleSize,
+    TimeScaleShift, UNetClass, UNetConfig, UpBlockType,
 };
+pub use resample::{Downsampler, Upsampler};
 pub use transformer::{FeedForward, Projection, Transformer2d, TransformerBlock};
 
 /// The denoising network: diffusers' `UNet2DConditionModel` or `UNet2DModel`, whichever [`UNetConfig`] describes.
@@ -32,8 +36,8 @@ pub struct UNet {
     pub conv_in: Conv2d,
     /// From the sinusoidal embedding of the timestep to that of the blocks.
     pub time_embedding: TimestepEmbedding,
-    /// Learned embedding of a class, added to that of the timestep.
-    pub class_embedding: Option<Embedding>,
+    /// Embedding of a class, added to that of the timestep.
+    pub class_embedding: Option<ClassEmbedding>,
     /// The levels, finest first.
     pub down_blocks: Vec<DownBlock>,
     /// The middle.
@@ -48,6 +52,8 @@ pub struct UNet {
     pub flip_sin_to_cos: bool,
     /// See [`UNetConfig::freq_shift`].
     pub freq_shift: f64,
+    /// See [`UNetConfig::center_input_sample`].
+    pub center_input_sample: bool,
 }
 
 impl UNet {
@@ -63,8 +69,7 @@ impl UNet {
         Self {
             conv_in: conv([config.in_channels, channels]),
             time_embedding: TimestepEmbedding::new(channels, config.time_embed_dim(), device),
-            class_embedding: (config.num_class_embeds)
-                .map(|classes| EmbeddingConfig::new(classes, config.time_embed_dim()).init(device)),
+            class_embedding: ClassEmbedding::new(config, device),
             down_blocks: (0..levels)
                 .map(|level| DownBlock::new(config, level, device))
                 .collect(),
@@ -79,6 +84,7 @@ impl UNet {
             conv_out: init::zeroed_conv(conv([channels, config.out_channels]), device),
             flip_sin_to_cos: config.flip_sin_to_cos,
             freq_shift: config.freq_shift,
+            center_input_sample: config.center_input_sample,
         }
     }
 
@@ -92,29 +98,81 @@ impl UNet {
     ///
     /// # Panics
     /// If a network with transformers gets no context, or one with classes is called without
-    /// [`forward_labelled`](Self::forward_labelled).
+    /// [`forward_with_class`](Self::forward_with_class).
     pub fn forward(
         &self,
         x: Tensor<4>,
         timesteps: Tensor<1>,
         context: Option<Tensor<3>>,
     ) -> Tensor<4> {
-        self.forward_labelled(x, timesteps, context, None)
+        self.forward_with_class(x, timesteps, context, None)
     }
 
-    /// [`forward`](Self::forward) with class labels `[N]` for a network that has `num_class_embeds`.
+    /// [`forward`](Self::forward) with class labels `[N]`, for a network that has a [`ClassEmbedding`].
+    ///
+    /// Under [`ClassEmbedType::Identity`] a label is added to every component of the timestep's embedding.
     ///
     /// # Panics
-    /// If labels are given exactly where the network has no classes, or a transformer gets no context.
-    pub fn forward_labelled(
+    /// If labels are missing where the network has classes, or given where it has none, or a transformer gets no context.
+    pub fn forward_with_class(
         &self,
         x: Tensor<4>,
         timesteps: Tensor<1>,
         context: Option<Tensor<3>>,
-        labels: Option<Tensor<1, Int>>,
+        class_labels: Option<Tensor<1, Int>>,
     ) -> Tensor<4> {
-        let temb = self.embed(timesteps, labels);
+        let temb = self.embed_timesteps(timesteps);
+        let temb = match (&self.class_embedding, class_labels) {
+            (None, None) => temb,
+            (Some(classes), Some(labels)) => temb + classes.forward(labels, |t| self.sinusoids(t)),
+            (Some(_), None) => panic!("this U-Net has class embeddings, and got no class labels"),
+            (None, Some(_)) => panic!("this U-Net has no class embeddings, but got class labels"),
+        };
+        self.forward_embedded(x, temb, context)
+    }
+
+    /// [`forward`](Self::forward) with an embedding `[N, time_embed_dim]` that is added to the timestep's, for a network under
+    /// [`ClassEmbedType::Identity`].
+    ///
+    /// # Panics
+    /// If the network is of another kind, or a transformer gets no context.
+    pub fn forward_with_class_embedding(
+        &self,
+        x: Tensor<4>,
+        timesteps: Tensor<1>,
+        context: Option<Tensor<3>>,
+        embedding: Tensor<2>,
+    ) -> Tensor<4> {
+        assert!(
+            matches!(self.class_embedding, Some(ClassEmbedding::Identity(_))),
+            "this U-Net takes no embedding of a class"
+        );
+        let temb = self.embed_timesteps(timesteps) + embedding;
+        self.forward_embedded(x, temb, context)
+    }
+
+    /// Embedding `[N, time_embed_dim]` of timesteps `[N]`, without that of a class.
+    pub fn embed_timesteps(&self, timesteps: Tensor<1>) -> Tensor<2> {
+        self.time_embedding.forward(self.sinusoids(timesteps))
+    }
+
+    fn sinusoids(&self, timesteps: Tensor<1>) -> Tensor<2> {
+        let width = self.time_embedding.linear_1.weight.dims()[0];
+        timestep_embedding(timesteps, width, self.flip_sin_to_cos, self.freq_shift)
+    }
+
+    fn forward_embedded(
+        &self,
+        x: Tensor<4>,
+        temb: Tensor<2>,
+        context: Option<Tensor<3>>,
+    ) -> Tensor<4> {
         let context = context.as_ref();
+        let x = if self.center_input_sample {
+            x * 2.0 - 1.0
+        } else {
+            x
+        };
 
         let mut x = ops::conv2d(&self.conv_in, x);
         let mut skips = vec![x.clone()];
@@ -126,18 +184,5 @@ impl UNet {
             x = block.forward(x, &temb, context, &mut skips);
         }
         ops::conv2d(&self.conv_out, ops::group_norm_silu(&self.conv_norm_out, x))
-    }
-
-    /// Embedding of timestep and class, `[N, time_embed_dim]`.
-    fn embed(&self, timesteps: Tensor<1>, labels: Option<Tensor<1, Int>>) -> Tensor<2> {
-        let width = self.time_embedding.linear_1.weight.dims()[0];
-        let sinusoids = timestep_embedding(timesteps, width, self.flip_sin_to_cos, self.freq_shift);
-        let temb = self.time_embedding.forward(sinusoids);
-        match (&self.class_embedding, labels) {
-            (None, None) => temb,
-            (Some(classes), Some(labels)) => temb + classes.weight.val().select(0, labels),
-            (Some(_), None) => panic!("this U-Net has class embeddings, and got no class labels"),
-            (None, Some(_)) => panic!("this U-Net has no class embeddings, but got class labels"),
-        }
     }
 }

@@ -5,47 +5,61 @@ use crate::Error;
 
 /// Refuses the options of diffusers that change what is computed and that this crate has no code for.
 pub(super) fn reject_foreign_options(config: &Value) -> Result<(), Error> {
-    // Each with the one value that it may have; a missing key or null will do as well.
+    // Each with the values that it may have; a missing key or null will do as well.
     let built: [(&str, Value); 26] = [
-        ("act_fn", json!("silu")),
-        ("addition_embed_type", Value::Null),
-        ("attention_type", json!("default")),
-        ("attn_norm_num_groups", Value::Null),
-        ("center_input_sample", json!(false)),
-        ("class_embed_type", Value::Null),
-        ("class_embeddings_concat", json!(false)),
-        ("conv_in_kernel", json!(3)),
-        ("conv_out_kernel", json!(3)),
-        ("cross_attention_norm", Value::Null),
-        ("downsample_type", json!("conv")),
-        ("dual_cross_attention", json!(false)),
-        ("encoder_hid_dim", Value::Null),
-        ("encoder_hid_dim_type", Value::Null),
-        ("mid_block_only_cross_attention", json!(false)),
-        ("mid_block_scale_factor", json!(1)),
-        ("num_attention_heads", Value::Null),
-        ("only_cross_attention", json!(false)),
-        ("resnet_out_scale_factor", json!(1)),
-        ("resnet_skip_time_act", json!(false)),
-        ("reverse_transformer_layers_per_block", Value::Null),
-        ("time_cond_proj_dim", Value::Null),
-        ("time_embedding_act_fn", Value::Null),
-        ("time_embedding_dim", Value::Null),
-        ("time_embedding_type", json!("positional")),
-        ("upsample_type", json!("conv")),
+        ("act_fn", json!(["silu", "swish"])),
+        ("addition_embed_type", json!([])),
+        ("attention_type", json!(["default"])),
+        ("class_embed_type", json!(["timestep", "identity"])),
+        ("class_embeddings_concat", json!([false])),
+        ("conv_in_kernel", json!([3])),
+        ("conv_out_kernel", json!([3])),
+        ("cross_attention_norm", json!([])),
+        ("downsample_type", json!(["conv", "resnet"])),
+        ("dual_cross_attention", json!([false])),
+        ("encoder_hid_dim", json!([])),
+        ("encoder_hid_dim_type", json!([])),
+        ("mid_block_only_cross_attention", json!([false])),
+        ("mid_block_scale_factor", json!([1])),
+        ("num_attention_heads", json!([])),
+        ("only_cross_attention", json!([false])),
+        ("resnet_out_scale_factor", json!([1])),
+        ("resnet_skip_time_act", json!([false])),
+        ("resnet_time_scale_shift", json!(["default", "scale_shift"])),
+        ("reverse_transformer_layers_per_block", json!([])),
+        ("time_cond_proj_dim", json!([])),
+        ("time_embedding_act_fn", json!([])),
+        ("time_embedding_dim", json!([])),
+        ("time_embedding_type", json!(["positional"])),
+        ("timestep_post_act", json!([])),
+        ("upsample_type", json!(["conv", "resnet"])),
     ];
     for (key, supported) in built {
         let value = &config[key];
-        let same = match (value.as_f64(), supported.as_f64()) {
-            (Some(value), Some(supported)) => value == supported,
-            _ => *value == supported,
+        let supported = supported.as_array().expect("the table has arrays");
+        let is_value = |other: &Value| match (value.as_f64(), other.as_f64()) {
+            (Some(value), Some(other)) => value == other,
+            _ => value == other,
         };
-        if !value.is_null() && !same {
-            return Err(invalid(
-                key,
-                format!("is {value}, but only {supported} is supported"),
-            ));
+        if value.is_null() || supported.iter().any(is_value) {
+            continue;
         }
+        let problem = match supported.as_slice() {
+            [] => format!("is {value}, which isn't supported"),
+            [only] => format!("is {value}, but only {only} is supported"),
+            several => {
+                let several: Vec<String> = several.iter().map(Value::to_string).collect();
+                format!(
+                    "is {value}, but only {} are supported",
+                    several.join(" and ")
+                )
+            }
+        };
+        return Err(invalid(key, problem));
+    }
+    if config.get("mid_block_type").is_some_and(Value::is_null) {
+        let problem = "is null, but a U-Net without a middle block isn't supported";
+        return Err(invalid("mid_block_type", problem));
     }
     Ok(())
 }
@@ -108,6 +122,15 @@ pub(super) fn validate(config: &UNetConfig) -> Result<(), Error> {
             format!("is {}: it must be positive", config.norm_eps),
         ));
     }
+    let coarsest = config.block_out_channels[levels - 1];
+    if (config.attn_norm_num_groups)
+        .is_some_and(|groups| groups == 0 || !coarsest.is_multiple_of(groups))
+    {
+        return Err(invalid(
+            "attn_norm_num_groups",
+            format!("doesn't divide the {coarsest} channels of the middle block"),
+        ));
+    }
     if config.num_class_embeds == Some(0) {
         return Err(invalid(
             "num_class_embeds",
@@ -160,18 +183,37 @@ fn validate_attention(config: &UNetConfig) -> Result<(), Error> {
             "is null: the transformers of the CrossAttn blocks need their number of heads",
         ));
     }
-    let attentions = attention_levels(config);
+    let mid_and_down = marked(
+        config,
+        |down| down == DownBlockType::AttnDownBlock2D,
+        |_| false,
+        config.class_name == UNetClass::UNet2DModel
+            && config.mid_block() == MidBlockType::UNetMidBlock2D
+            && config.add_attention,
+    );
+    let up = marked(
+        config,
+        |_| false,
+        |up| up == UpBlockType::AttnUpBlock2D,
+        false,
+    );
+    let Some(head_dim) = config.attention_head_dim.as_ref() else {
+        return Ok(());
+    };
     for (level, channels) in config.block_out_channels.iter().enumerate() {
-        let Some(divisor) = config.attention_head_dim.as_ref().map(|dim| dim.at(level)) else {
-            continue;
-        };
-        if (transformers[level] || attentions[level]) && !channels.is_multiple_of(divisor) {
-            return Err(invalid(
-                "attention_head_dim",
-                format!(
-                    "is {divisor}, which doesn't divide the {channels} channels of level {level}"
-                ),
-            ));
+        for (attends, entry) in [
+            (transformers[level] || mid_and_down[level], level),
+            (up[level], config.up_width_entry(level)),
+        ] {
+            let divisor = head_dim.at(entry);
+            if attends && !channels.is_multiple_of(divisor) {
+                return Err(invalid(
+                    "attention_head_dim",
+                    format!(
+                        "is {divisor}, which doesn't divide the {channels} channels of level {level}"
+                    ),
+                ));
+            }
         }
     }
     Ok(())
@@ -184,16 +226,6 @@ fn transformer_levels(config: &UNetConfig) -> Vec<bool> {
         |down| down == DownBlockType::CrossAttnDownBlock2D,
         |up| up == UpBlockType::CrossAttnUpBlock2D,
         config.mid_block() == MidBlockType::UNetMidBlock2DCrossAttn,
-    )
-}
-
-/// Which levels have plain self-attention, counting the middle to the coarsest.
-fn attention_levels(config: &UNetConfig) -> Vec<bool> {
-    marked(
-        config,
-        |down| down == DownBlockType::AttnDownBlock2D,
-        |up| up == UpBlockType::AttnUpBlock2D,
-        config.mid_block() == MidBlockType::UNetMidBlock2D && config.add_attention,
     )
 }
 
@@ -230,7 +262,7 @@ mod tests {
     #[test]
     fn each_mistake_names_its_field() {
         type Mistake = fn(&mut UNetConfig);
-        let table: [(&str, Mistake); 10] = [
+        let table: [(&str, Mistake); 12] = [
             ("block_out_channels", |c| c.block_out_channels.clear()),
             ("block_out_channels", |c| c.block_out_channels[1] = 100),
             ("down_block_types", |c| c.down_block_types.truncate(3)),
@@ -243,6 +275,14 @@ mod tests {
             }),
             ("attention_head_dim", |c| {
                 c.attention_head_dim = Some(PerLevel::Each(vec![8]))
+            }),
+            // An up block's plain attention here reads its width from the other end of the list.
+            ("attention_head_dim", |c| {
+                c.up_block_types[3] = UpBlockType::AttnUpBlock2D;
+                c.attention_head_dim = Some(PerLevel::Each(vec![8, 8, 8, 128]));
+            }),
+            ("attn_norm_num_groups", |c| {
+                c.attn_norm_num_groups = Some(48)
             }),
             ("num_class_embeds", |c| c.num_class_embeds = Some(0)),
         ];
@@ -268,6 +308,10 @@ mod tests {
                 "`time_embedding_type`",
             ),
             (r#""class_embed_type": "projection""#, "`class_embed_type`"),
+            (r#""only_cross_attention": true"#, "`only_cross_attention`"),
+            (r#""upsample_type": "fir""#, "only \"conv\" and \"resnet\""),
+            (r#""time_embedding_dim": 64"#, "`time_embedding_dim` is 64"),
+            (r#""mid_block_type": null"#, "`mid_block_type` is null"),
         ] {
             let error = UNetConfig::from_json(&json(extra)).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");

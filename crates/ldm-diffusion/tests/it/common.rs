@@ -41,6 +41,10 @@ impl Tensors {
         }
     }
 
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
     pub(crate) fn values(&self, name: &str) -> &[f32] {
         let (_, values) = (self.tensors.get(name)).unwrap_or_else(|| panic!("no tensor {name}"));
         values

@@ -174,7 +174,7 @@ fn a_class_changes_the_output_of_its_item_alone() {
         let x = ramp([2, 3, 4, 4]);
         let timesteps = Tensor::<1>::from_floats([10.0, 10.0], &device());
         let labels = Tensor::<1, Int>::from_ints(labels, &device());
-        values(unet.forward_labelled(x, timesteps, None, Some(labels)))
+        values(unet.forward_with_class(x, timesteps, None, Some(labels)))
     };
     let (a, b) = (output([0, 1]), output([0, 2]));
     assert_eq!(a[..48], b[..48]);
@@ -224,61 +224,12 @@ fn the_presets_have_the_papers_parameter_counts() {
     for (config, count) in [
         (UNetConfig::celebahq(), 274_056_163),
         (UNetConfig::text_to_image(), 872_300_484),
-        (imagenet_f4(), 400_920_579),
-        (imagenet_f8(), 394_984_196),
-        (landscapes(), 215_229_315),
+        (UNetConfig::imagenet_f4(), 400_920_579),
+        (UNetConfig::imagenet_f8(), 394_984_196),
+        (UNetConfig::landscapes(), 215_229_315),
+        (UNetConfig::lsun_churches(), 294_966_916),
     ] {
         // Parameters initialise on first use: counting allocates none.
         assert_eq!(config.init(&device()).num_params(), count);
-    }
-}
-
-fn imagenet_f4() -> UNetConfig {
-    UNetConfig {
-        attention_head_dim: Some(PerLevel::All(1)),
-        ..UNetConfig::conditional(
-            3,
-            512,
-            vec![192, 384, 576, 960],
-            vec![
-                DownBlock2D,
-                CrossAttnDownBlock2D,
-                CrossAttnDownBlock2D,
-                CrossAttnDownBlock2D,
-            ],
-            vec![
-                CrossAttnUpBlock2D,
-                CrossAttnUpBlock2D,
-                CrossAttnUpBlock2D,
-                UpBlock2D,
-            ],
-        )
-    }
-}
-
-fn imagenet_f8() -> UNetConfig {
-    UNetConfig {
-        attention_head_dim: Some(PerLevel::Each(vec![8, 16, 32])),
-        ..UNetConfig::conditional(
-            4,
-            512,
-            vec![256, 512, 1024],
-            vec![CrossAttnDownBlock2D; 3],
-            vec![CrossAttnUpBlock2D; 3],
-        )
-    }
-}
-
-/// Only the middle attends: the configured factors 8, 16 and 32 don't occur among three levels.
-fn landscapes() -> UNetConfig {
-    UNetConfig {
-        in_channels: 6,
-        attention_head_dim: Some(PerLevel::All(128)),
-        ..UNetConfig::unconditional(
-            3,
-            vec![128, 512, 1024],
-            vec![DownBlock2D; 3],
-            vec![UpBlock2D; 3],
-        )
     }
 }

@@ -3,7 +3,7 @@
 use std::{io, path::Path, sync::Arc};
 
 use burn::tensor::Device;
-use ldm_autoencoder::{AutoencoderKl, DiagonalGaussian};
+use ldm_autoencoder::DiagonalGaussian;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::{
@@ -16,6 +16,7 @@ use crate::{
     config::{RunConfig, Stage2Config},
     data::{Crop, DataError, Dataset, ImageDataset, Loader, LoaderConfig, Sample},
     error::Error,
+    model::FirstStage,
     rng::{Stream, rng, uniform},
 };
 
@@ -29,18 +30,20 @@ pub(super) struct LatentBatch {
     pub(super) posterior: DiagonalGaussian,
     /// One caption per item, empty where there is none.
     pub(super) captions: Vec<String>,
+    /// The items' numbers in the data set.
+    pub(super) indices: Vec<usize>,
 }
 
 /// Micro-batches of latents in the run's order.
 pub(super) struct LatentSource {
     loader: Loader,
     /// `None` if the loader already gives moments.
-    vae: Option<AutoencoderKl>,
+    first_stage: Option<FirstStage>,
 }
 
 /// The frozen first stage and what identifies it.
-pub(super) struct FirstStage<'a> {
-    pub(super) vae: &'a AutoencoderKl,
+pub(super) struct Frozen<'a> {
+    pub(super) first_stage: &'a FirstStage,
     /// Changes with the weights.
     pub(super) key: String,
     pub(super) device: &'a Device,
@@ -55,7 +58,7 @@ impl LatentSource {
         config: &RunConfig,
         stage2: &Stage2Config,
         set: Arc<ImageDataset>,
-        first_stage: &FirstStage,
+        frozen: &Frozen,
         start: u64,
         file: &Path,
         observer: &mut Observer,
@@ -70,15 +73,15 @@ impl LatentSource {
         if config.data.crop == Crop::Random {
             return Ok(Some(Self {
                 loader: Loader::start(set, loader_config)?,
-                vae: Some(first_stage.vae.clone()),
+                first_stage: Some(frozen.first_stage.clone()),
             }));
         }
-        let key = cache_key(config, &set, &first_stage.key);
+        let key = cache_key(config, &set, &frozen.key);
         let moments = match read_cache(file, &key) {
             Some(moments) => moments,
             None => {
                 let batch = stage2.training.batch_size;
-                let Some(moments) = encode_all(config, &set, first_stage, batch, observer)? else {
+                let Some(moments) = encode_all(config, &set, frozen, batch, observer)? else {
                     return Ok(None);
                 };
                 write_cache(file, &moments, &key)?;
@@ -93,7 +96,7 @@ impl LatentSource {
         };
         Ok(Some(Self {
             loader: Loader::start(Arc::new(latents), loader_config)?,
-            vae: None,
+            first_stage: None,
         }))
     }
 
@@ -107,11 +110,12 @@ impl LatentSource {
         report_skipped(&mut self.loader, observer);
         let values = to_tensor(&batch, device);
         Ok(LatentBatch {
-            posterior: match &self.vae {
-                Some(vae) => vae.encode(values),
+            posterior: match &self.first_stage {
+                Some(first_stage) => first_stage.encode(values),
                 None => DiagonalGaussian::from_moments(values),
             },
             captions: batch.captions,
+            indices: batch.indices,
         })
     }
 }
@@ -169,12 +173,12 @@ impl Dataset for CachedLatents {
 fn encode_all(
     config: &RunConfig,
     set: &ImageDataset,
-    first_stage: &FirstStage,
+    frozen: &Frozen,
     batch: usize,
     observer: &mut Observer,
 ) -> Result<Option<Moments>, Error> {
     let vae = &config.stage1.vae;
-    let side = config.data.resolution / first_stage.vae.factor();
+    let side = config.data.resolution / vae.factor();
     let shape = [2 * vae.latent_channels, side, side];
     let size: usize = shape.iter().product();
     let variants = if config.data.flip > 0.0 { 2 } else { 1 };
@@ -184,15 +188,15 @@ fn encode_all(
     let parts = set.len().div_ceil(batch);
     for part in 0..parts {
         let indices = part * batch..set.len().min((part + 1) * batch);
-        if let Some((images, read)) = load_images(&set, indices, first_stage.device) {
+        if let Some((images, read)) = load_images(&set, indices, frozen.device) {
             for variant in 0..variants {
                 let images = if variant == 0 {
                     images.clone()
                 } else {
                     images.clone().flip([3])
                 };
-                let moments = first_stage
-                    .vae
+                let moments = frozen
+                    .first_stage
                     .encode(images)
                     .moments()
                     .into_data()

@@ -5,6 +5,7 @@
 //! configuration, and its own number, which keys every random draw: that is why a resumed run equals one that was
 //! never stopped, bit for bit.
 
+mod conditions;
 pub(crate) mod images;
 mod latents;
 pub(crate) mod perceptual;

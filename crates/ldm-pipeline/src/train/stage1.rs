@@ -24,7 +24,7 @@ use crate::{
     error::Error,
     generate::noise_batch,
     latent_stats::LatentStats,
-    model::{ModelFacts, load_vae, save_vae},
+    model::{FirstStage, ModelFacts, load_first_stage, save_vae},
     optim::Accumulator,
     reconstruct::{VALIDATION_IMAGES, held_out_psnr, pairs},
     rng::Stream,
@@ -118,7 +118,7 @@ pub fn train_vae(
 /// Whether the run's model holds the autoencoder after `steps` steps: there may be none, or that of a shorter training.
 fn is_exported(run: &RunDir, steps: u64, device: &Device) -> bool {
     ModelFacts::read(&run.model()).is_ok_and(|facts| facts.training_steps[0] == steps)
-        && load_vae(&run.model(), device).is_ok()
+        && load_first_stage(&run.model(), device).is_ok()
 }
 
 struct Stage1Trainer<'a> {
@@ -180,7 +180,7 @@ impl Trainee for Stage1Trainer<'_> {
     }
 
     fn preview(&self, step: u64) -> Result<(RgbImage, Values), Error> {
-        let vae = self.vae.result();
+        let vae = FirstStage::Kl(self.vae.result());
         let title = format!("original | reconstruction, step {step}");
         let mut sheet = Sheet::new(title, 4);
         for (original, reconstruction) in pairs(&vae, self.preview_images.clone()) {
@@ -309,11 +309,13 @@ impl Stage1Trainer<'_> {
             training_steps: [self.stage1.training.steps, 0],
             ema_decay: None,
             seed: self.config.seed,
+            ..ModelFacts::default()
         };
         facts.write(partial.path())?;
         partial.commit()?;
         let _ = observer(Event::Note(&stats.to_string()));
-        if let Some(psnr) = held_out_psnr(&vae, &self.validation_set, &self.device) {
+        if let Some(psnr) = held_out_psnr(&FirstStage::Kl(vae), &self.validation_set, &self.device)
+        {
             let count = self.validation_set.len().min(VALIDATION_IMAGES);
             let note = format!("reconstruction of {count} held-out images: PSNR {psnr:.2} dB");
             let _ = observer(Event::Note(&note));

@@ -10,25 +10,26 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use image::RgbImage;
-use ldm_autoencoder::{AutoencoderKl, AutoencoderKlConfig};
 use ldm_diffusion::{DiffusionLoss, SchedulerConfig};
-use ldm_text::Tokenizer;
 
 use super::{
     Event, Observer, Outcome, Stage,
-    latents::{FirstStage, LatentSource},
+    conditions::Conditions,
+    latents::{Frozen, LatentSource},
     run_loop::{Trainee, Values, finite, newest_checkpoint, run_steps, train_state},
     state::{Trained, initialise},
 };
 use crate::{
     checkpoint::Checkpoints,
-    config::{RunConfig, Stage2Config, TextConfig, TimestepSampling},
-    data::ImageDataset,
+    config::{RunConfig, Stage2Config, TimestepSampling},
     error::Error,
-    generate::{Request, noise_batch},
-    model::{Denoiser, LatentDiffusion, ModelFacts, TextEncoder, load_vae, vae_key},
+    generate::{Condition, Request, noise_batch},
+    model::{
+        Denoiser, FirstStage, FirstStageConfig, FirstStageFiles, LatentDiffusion, ModelConfigs,
+        ModelFacts,
+    },
     optim::Accumulator,
-    rng::{Stream, below, permutation, rng, uniform},
+    rng::{Stream, below, rng, uniform},
     run::{self, RunDir},
     sheet::Sheet,
 };
@@ -53,12 +54,14 @@ pub fn train_diffusion(
     if stage2.first_stage.is_none() && !first_stage.exists() {
         return Err(Error::FirstStageMissing(run.path().into()));
     }
-    let (vae, vae_config) = load_vae(&first_stage, device)?;
-    check_first_stage(&vae_config, config, &first_stage)?;
+    let files = FirstStageFiles::open(&first_stage, None)?;
+    check_first_stage(&files.config, config, &first_stage)?;
+    let frozen = files.load(device)?;
 
     let (training_set, _) = config.data.open(config.seed)?;
     let training_set = Arc::new(training_set);
-    let captions = captions(config, stage2, &training_set)?;
+    let conditions = Conditions::new(config, stage2, &training_set)?;
+    let preview = conditions.preview(stage2, &training_set)?;
 
     run.start(Stage::Diffusion, config)?;
     let checkpoints = Checkpoints::open(
@@ -72,7 +75,7 @@ pub fn train_diffusion(
     let autodiff = device.clone().autodiff();
     let denoiser = initialise(config.seed, DENOISER_INIT, device, || Denoiser {
         unet: stage2.unet.init(&autodiff),
-        bert: stage2.text.as_ref().map(|text| text.bert.init(&autodiff)),
+        conditioner: stage2.conditioner().map(|config| config.init(&autodiff)),
     });
     let mut denoiser = Trained::new(denoiser, training, training.ema_decay);
     if let Some(checkpoint) = newest {
@@ -83,9 +86,9 @@ pub fn train_diffusion(
         config,
         stage2,
         training_set,
-        &FirstStage {
-            vae: &vae,
-            key: vae_key(&first_stage)?,
+        &Frozen {
+            first_stage: &frozen,
+            key: files.key()?,
             device,
         },
         start * training.accumulation as u64,
@@ -103,10 +106,10 @@ pub fn train_diffusion(
         device: device.clone(),
         loss: stage2.loss.init(scheduler.noise_schedule()?)?,
         scheduler,
-        prompts: preview_prompts(config, stage2, captions),
-        vae,
-        vae_config,
-        tokenizer: Tokenizer::bert(),
+        preview,
+        first_stage: frozen,
+        first_stage_config: files.config,
+        conditions,
         denoiser,
         latents,
     };
@@ -133,26 +136,7 @@ pub fn train_diffusion(
 pub fn check_diffusion(config: &RunConfig) -> Result<(), Error> {
     let stage2 = run::stage2(config)?;
     let (training_set, _) = config.data.open(config.seed)?;
-    captions(config, stage2, &training_set).map(drop)
-}
-
-/// All captions of the data; a text-conditional model needs some.
-fn captions(
-    config: &RunConfig,
-    stage2: &Stage2Config,
-    set: &ImageDataset,
-) -> Result<Vec<String>, Error> {
-    let captions: Vec<String> = set
-        .entries()
-        .iter()
-        .filter_map(|entry| entry.caption.clone())
-        .collect();
-    if stage2.text.is_some() && captions.is_empty() {
-        return Err(Error::NoCaptions(
-            config.data.path.clone().unwrap_or_default(),
-        ));
-    }
-    Ok(captions)
+    Conditions::new(config, stage2, &training_set).map(drop)
 }
 
 struct Stage2Trainer<'a> {
@@ -162,11 +146,11 @@ struct Stage2Trainer<'a> {
     device: Device,
     loss: DiffusionLoss,
     scheduler: SchedulerConfig,
-    /// What sample sheets show.
-    prompts: Vec<String>,
-    vae: AutoencoderKl,
-    vae_config: AutoencoderKlConfig,
-    tokenizer: Tokenizer,
+    /// What sample sheets show, and its captions.
+    preview: Vec<(Condition, String)>,
+    first_stage: FirstStage,
+    first_stage_config: FirstStageConfig,
+    conditions: Conditions,
     denoiser: Trained<Denoiser>,
     latents: LatentSource,
 }
@@ -184,23 +168,22 @@ impl Trainee for Stage2Trainer<'_> {
             let noise =
                 |stream| noise_batch(self.config.seed, stream, step, first, shape, &self.device);
             let x0 = (batch.posterior.sample(noise(Stream::PosteriorNoise)))
-                .mul_scalar(self.vae_config.scaling_factor);
+                .mul_scalar(self.first_stage_config.scaling_factor());
             let noise = noise(Stream::DiffusionNoise);
             let timesteps = self.timesteps(step, micro, shape[0]);
             let noisy = (self.loss.schedule()).add_noise(x0.clone(), noise.clone(), &timesteps);
 
             let denoiser = self.denoiser.module();
-            let context =
-                (denoiser.bert.as_ref())
-                    .zip(self.stage2.text.as_ref())
-                    .map(|(bert, text)| {
-                        let captions = self.drop_captions(batch.captions, text, step, first);
-                        let length = text.bert.max_position_embeddings;
-                        bert.forward(self.tokenizer.encode_batch(&captions, length, &self.device))
-                    });
+            let conditioner = denoiser.conditioner.as_ref();
+            let condition =
+                (self.conditions).of_batch(conditioner, &batch, step, first, &self.device)?;
+            let input = match condition.channels {
+                Some(channels) => Tensor::cat(vec![noisy, channels], 1),
+                None => noisy,
+            };
             let floats: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
             let floats = Tensor::<1>::from_floats(floats.as_slice(), &self.device);
-            let output = denoiser.unet.forward(noisy, floats, context);
+            let output = denoiser.unet.forward(input, floats, condition.context);
             let loss = self.loss.forward(output, x0, noise, &timesteps).loss;
 
             let value: f64 = loss.clone().into_scalar::<f32>().into();
@@ -226,7 +209,9 @@ impl Trainee for Stage2Trainer<'_> {
     fn preview(&self, step: u64) -> Result<(RgbImage, Values), Error> {
         let preview = &self.stage2.preview;
         let request = Request {
-            prompts: self.prompts.clone(),
+            conditions: (self.preview.iter())
+                .map(|(condition, _)| condition.clone())
+                .collect(),
             seed: self.config.seed,
             sampler: preview.sampler,
             steps: preview.steps,
@@ -239,8 +224,8 @@ impl Trainee for Stage2Trainer<'_> {
             .model()
             .generate(&request, |_| std::ops::ControlFlow::Continue(()))?;
         let mut sheet = Sheet::new(format!("step {step}"), 4);
-        for (image, prompt) in images.into_iter().zip(&self.prompts) {
-            sheet.push([image], prompt);
+        for (image, (_, caption)) in images.into_iter().zip(&self.preview) {
+            sheet.push([image], caption);
         }
         Ok((sheet.render(), Values::new()))
     }
@@ -251,21 +236,22 @@ impl Stage2Trainer<'_> {
     fn model(&self) -> LatentDiffusion {
         let training = &self.stage2.training;
         LatentDiffusion {
-            vae: self.vae.clone(),
-            vae_config: self.vae_config.clone(),
+            first_stage: self.first_stage.clone(),
             denoiser: self.denoiser.result(),
-            unet_config: self.stage2.unet.clone(),
-            text: self.stage2.text.as_ref().map(|text| TextEncoder {
-                tokenizer: self.tokenizer.clone(),
-                config: text.bert.clone(),
-            }),
-            scheduler: self.scheduler.clone(),
-            facts: ModelFacts {
-                ldm_version: env!("CARGO_PKG_VERSION").into(),
-                resolution: Some(self.config.data.resolution),
-                training_steps: [self.config.stage1.training.steps, training.steps],
-                ema_decay: training.ema_decay,
-                seed: self.config.seed,
+            tokenizer: self.conditions.tokenizer().cloned(),
+            configs: ModelConfigs {
+                first_stage: self.first_stage_config.clone(),
+                unet: self.stage2.unet.clone(),
+                conditioner: self.stage2.conditioner(),
+                scheduler: self.scheduler.clone(),
+                facts: ModelFacts {
+                    ldm_version: env!("CARGO_PKG_VERSION").into(),
+                    resolution: Some(self.config.data.resolution),
+                    training_steps: [self.config.stage1.training.steps, training.steps],
+                    ema_decay: training.ema_decay,
+                    seed: self.config.seed,
+                    ..ModelFacts::default()
+                },
             },
         }
     }
@@ -294,33 +280,16 @@ impl Stage2Trainer<'_> {
                 .collect(),
         }
     }
-
-    /// Replaces a share of the captions by the empty one.
-    fn drop_captions(
-        &self,
-        mut captions: Vec<String>,
-        text: &TextConfig,
-        step: u64,
-        first: u64,
-    ) -> Vec<String> {
-        for (index, caption) in (first..).zip(&mut captions) {
-            let mut draw = rng(self.config.seed, Stream::CaptionDropout, step, index);
-            if uniform(&mut draw) < text.dropout {
-                caption.clear();
-            }
-        }
-        captions
-    }
 }
 
 /// An autoencoder fits if its latents are what the configuration says.
 fn check_first_stage(
-    vae: &AutoencoderKlConfig,
+    found: &FirstStageConfig,
     config: &RunConfig,
     path: &Path,
 ) -> Result<(), Error> {
     let expected = &config.stage1.vae;
-    let found = [vae.latent_channels, vae.factor()];
+    let found = [found.latent_channels(), found.factor()];
     if found != [expected.latent_channels, expected.factor()] {
         return Err(Error::NoModel {
             path: path.into(),
@@ -334,25 +303,4 @@ fn check_first_stage(
         });
     }
     Ok(())
-}
-
-/// The configured prompts, or captions drawn from the data, or nothing for an unconditional model.
-fn preview_prompts(
-    config: &RunConfig,
-    stage2: &Stage2Config,
-    captions: Vec<String>,
-) -> Vec<String> {
-    let preview = &stage2.preview;
-    if stage2.text.is_none() {
-        return vec![String::new(); preview.count.max(1)];
-    }
-    if !preview.prompts.is_empty() {
-        return preview.prompts.clone();
-    }
-    let order = permutation(config.seed, Stream::Preview, 0, captions.len());
-    order
-        .into_iter()
-        .take(preview.count.max(1))
-        .map(|index| captions[index].clone())
-        .collect()
 }

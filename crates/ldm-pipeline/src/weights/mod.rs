@@ -1,143 +1,43 @@
-//! Weights of modules in safetensors files with the names and layouts of PyTorch, which for these models are
-//! diffusers' own: what [`save`] writes, diffusers loads, and the other way round with [`load`].
+//! Weights of modules in files with the names and layouts of PyTorch, which for these models are diffusers' own: what
+//! [`save`] writes, diffusers loads, and the other way round with [`load`].
+//!
+//! [`open`] reads safetensors, PyTorch checkpoints and sharded sets of either as [`Tensors`], [`load_from`] puts them
+//! into a module, and [`from_compvis`] stands between for checkpoints of the original code.
 //!
 //! Linear weights are `[out, in]` in a file, and norms have `weight` and `bias`. Where a name can't be the path of a
 //! field, a key map, pairs of a regular expression and its replacement, translates.
 
-mod file;
+mod apply;
+mod compvis;
+mod error;
+mod open;
+mod safetensors;
+mod source;
+mod tensors;
+mod torch;
 
-pub(crate) use file::{HeaderText, read_tensors, write_tensors};
+pub(crate) use apply::apply;
+pub use compvis::{ema_name, from_compvis, to_compvis, unclaimed, with_ema};
+pub use error::{Differences, WeightsError};
+pub use open::{find, open};
+pub(crate) use safetensors::{HeaderText, read_tensors, write_tensors};
+pub use tensors::Tensors;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{DType, Shape, Tensor, TensorData};
+use burn::module::Module;
+use burn::tensor::DType;
 use burn_store::burn_pack::Tensor as PackTensor;
 use burn_store::{
-    ApplyError, BurnToPyTorchAdapter, FloatCastAdapter, KeyRemapper, ModuleAdapter, ModuleContext,
-    ModuleSnapshot, PyTorchToBurnAdapter, bridge,
+    BurnToPyTorchAdapter, FloatCastAdapter, KeyRemapper, ModuleAdapter, ModuleSnapshot,
 };
 use regex::RegexSet;
 
-use crate::atomic::WriteError;
-
-/// How many names of a list an error shows.
-const NAMES_SHOWN: usize = 5;
+use apply::{FromPyTorch, expected_tensors, unfit};
 
 /// Pairs of a regular expression on a name and its replacement, such as `(r"\.net\.0\.proj\.", ".proj_in.")`.
 pub type KeyMap<'a> = &'a [(&'a str, &'a str)];
-
-/// Weights that can't be saved or loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum WeightsError {
-    /// Writing failed.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// The file can't be opened or read.
-    #[error("cannot read weights from {}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        #[source]
-        source: io::Error,
-    },
-    /// The file is damaged or of another format.
-    #[error("{}: {reason}", path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The file holds the weights of another architecture.
-    #[error("{} does not fit this model: {differences}", path.display())]
-    Mismatch {
-        /// The file.
-        path: PathBuf,
-        /// Every tensor that differs.
-        differences: Differences,
-    },
-    /// A key map or a list of tensors to skip is no regular expression.
-    #[error("invalid pattern for tensor names")]
-    Pattern(#[from] regex::Error),
-}
-
-impl WeightsError {
-    /// What to do about it, where there is something to do.
-    #[must_use]
-    pub fn help(&self) -> Option<String> {
-        match self {
-            Self::Write(error) => error.help(),
-            Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Some("check the path".into())
-            }
-            Self::Unreadable { .. } | Self::Pattern(_) => None,
-            Self::Invalid { .. } => {
-                Some("download or export the file again; only safetensors files are read".into())
-            }
-            Self::Mismatch { .. } => {
-                Some("use the configuration that belongs to these weights".into())
-            }
-        }
-    }
-
-    fn unreadable(path: &Path, source: io::Error) -> Self {
-        Self::Unreadable {
-            path: path.to_path_buf(),
-            source,
-        }
-    }
-
-    fn invalid(path: &Path, reason: String) -> Self {
-        Self::Invalid {
-            path: path.to_path_buf(),
-            reason,
-        }
-    }
-}
-
-/// How the tensors of a file differ from those of a model.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Differences {
-    /// In the model but not in the file.
-    pub missing: Vec<String>,
-    /// In the file, by its names there, but not in the model.
-    pub unused: Vec<String>,
-    /// In both, with different shapes or types; each entry says what was found and what expected.
-    pub unfit: Vec<String>,
-}
-
-impl Differences {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.unused.is_empty() && self.unfit.is_empty()
-    }
-}
-
-impl std::fmt::Display for Differences {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let lists = [
-            ("", &self.unfit),
-            ("missing in the file: ", &self.missing),
-            ("unknown to the model: ", &self.unused),
-        ];
-        let mut separator = "";
-        for (heading, names) in lists.into_iter().filter(|(_, names)| !names.is_empty()) {
-            write!(
-                f,
-                "{separator}{heading}{}",
-                names[..names.len().min(NAMES_SHOWN)].join(", ")
-            )?;
-            if names.len() > NAMES_SHOWN {
-                write!(f, " and {} more", names.len() - NAMES_SHOWN)?;
-            }
-            separator = "; ";
-        }
-        Ok(())
-    }
-}
 
 /// How [`save`] writes.
 #[derive(Debug, Clone, Default)]
@@ -150,7 +50,7 @@ pub struct SaveOptions<'a> {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// How [`load`] reads.
+/// How [`load`] and [`load_from`] read.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LoadOptions<'a> {
     /// From names in the file to paths of fields.
@@ -164,167 +64,150 @@ pub struct LoadOptions<'a> {
 /// # Errors
 /// [`WeightsError`] naming the file.
 pub fn save<M: Module>(module: &M, path: &Path, options: &SaveOptions) -> Result<(), WeightsError> {
-    let adapter: Box<dyn ModuleAdapter> = if options.half {
+    let mut metadata = options.metadata.clone();
+    metadata.insert("format".to_owned(), "pt".to_owned());
+    let tensors = collect(module, options.key_map, options.half)?;
+    write_tensors(path, tensors.to_tensors(), &metadata)
+}
+
+/// The weights of `module` with PyTorch's layouts, under the names that `key_map` makes of paths of fields; `half` in
+/// 16-bit floats. Data is read from the device when it is asked for.
+///
+/// # Errors
+/// If the key map holds no regular expressions.
+pub fn collect<M: Module>(
+    module: &M,
+    key_map: KeyMap,
+    half: bool,
+) -> Result<Tensors, WeightsError> {
+    let adapter: Box<dyn ModuleAdapter> = if half {
         Box::new(BurnToPyTorchAdapter.chain(FloatCastAdapter::to(DType::F16)))
     } else {
         Box::new(BurnToPyTorchAdapter)
     };
     // `valid` brings running statistics up to date, whose last update may be pending.
     let tensors = module.valid().collect(None, Some(adapter), true);
-    let (tensors, _) =
-        KeyRemapper::from_pattern_iter(options.key_map.iter().copied())?.remap(tensors);
-    let mut metadata = options.metadata.clone();
-    metadata.insert("format".to_owned(), "pt".to_owned());
-    write_tensors(path, tensors, &metadata)
+    let (tensors, _) = KeyRemapper::from_pattern_iter(key_map.iter().copied())?.remap(tensors);
+    Ok(Tensors::from_tensors(Path::new("the model"), tensors))
 }
 
-/// Loads the weights of `path` into `module` and returns it with the names of the tensors skipped. Floats of any width
-/// become the device's float type. Parameters keep their ids and whether they are trained.
+/// Writes `tensors` to `path`: in PyTorch's format if it ends in `.ckpt`, `.pt`, `.pth` or `.bin`, else as safetensors.
+/// PyTorch's files have the tensors under `state_dict` and beside it `metadata`, whose numbers are numbers there. The file
+/// appears complete or not at all.
+///
+/// # Errors
+/// [`WeightsError`] naming the file, or the tensor whose type the format lacks.
+pub fn write(
+    path: &Path,
+    tensors: &Tensors,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), WeightsError> {
+    let pickled = ["ckpt", "pt", "pth", "bin"];
+    match path.extension().and_then(|end| end.to_str()) {
+        Some(end) if pickled.contains(&end) => torch::write(path, tensors, metadata),
+        _ => {
+            let mut metadata = metadata.clone();
+            metadata.insert("format".to_owned(), "pt".to_owned());
+            write_tensors(path, tensors.to_tensors(), &metadata)
+        }
+    }
+}
+
+/// Loads the weights of `path`, in any of the formats of [`open`], as [`load_from`] does.
+///
+/// # Errors
+/// As [`open`] and [`load_from`].
+pub fn load<M: Module>(
+    module: M,
+    path: &Path,
+    options: &LoadOptions,
+) -> Result<(M, Vec<String>), WeightsError> {
+    load_from(module, &open(path)?, options)
+}
+
+/// Loads `tensors` into `module` and returns it with the names of the tensors skipped. Floats of any width become the
+/// device's float type. Parameters keep their ids and whether they are trained. Beside the module there is never more
+/// than one tensor in memory.
 ///
 /// # Errors
 /// [`WeightsError`] naming the file and every tensor that is missing, of another shape (with both shapes, in the
 /// file's layout), or neither used nor allowed to be skipped.
-pub fn load<M: Module>(
+pub fn load_from<M: Module>(
     mut module: M,
-    path: &Path,
+    tensors: &Tensors,
     options: &LoadOptions,
 ) -> Result<(M, Vec<String>), WeightsError> {
+    let (wanted, skipped) = fit(&module, tensors, options)?;
+    let differences = apply(&mut module, wanted, &FromPyTorch);
+    if differences.is_empty() {
+        Ok((module, skipped))
+    } else {
+        Err(WeightsError::mismatch(&tensors.path, differences))
+    }
+}
+
+/// Finds out whether [`load_from`] would work, without reading any data.
+///
+/// # Errors
+/// As [`load_from`].
+pub fn check<M: Module>(
+    module: &M,
+    tensors: &Tensors,
+    options: &LoadOptions,
+) -> Result<(), WeightsError> {
+    fit(module, tensors, options).map(drop)
+}
+
+/// The tensors that `module` has, by the paths of its fields, and the names of those that are skipped.
+fn fit<M: Module>(
+    module: &M,
+    tensors: &Tensors,
+    options: &LoadOptions,
+) -> Result<(Vec<PackTensor>, Vec<String>), WeightsError> {
     let skip = RegexSet::new(options.skip)?;
-    let (tensors, _) = read_tensors(path)?;
     let remapper = KeyRemapper::from_pattern_iter(options.key_map.iter().copied())?;
-    let (tensors, renamed) = remapper.remap(tensors);
-    let file_names: BTreeMap<String, String> = renamed.into_iter().collect();
+    let keys = tensors.entries.values().map(|entry| entry.key.as_str());
+    let (renamed, _) = remapper.remap(tensors.to_tensors());
 
-    let expected = expected_tensors(&module);
-    let (wanted, others): (Vec<_>, Vec<_>) = tensors
-        .into_iter()
-        .partition(|tensor| expected.contains_key(&tensor.name));
-    let file_name =
-        |tensor: &PackTensor| file_names.get(&tensor.name).unwrap_or(&tensor.name).clone();
-    let (skipped, unused) = others
-        .iter()
-        .map(file_name)
-        .partition(|name| skip.is_match(name));
+    let expected = expected_tensors(module);
+    let mut found = BTreeSet::new();
+    let mut wanted: Vec<(&str, PackTensor)> = Vec::new();
+    let mut others: Vec<&str> = Vec::new();
+    for (key, tensor) in keys.zip(renamed) {
+        // Of two that become the same the second is one too many.
+        if expected.contains_key(&tensor.name) && found.insert(tensor.name.clone()) {
+            wanted.push((key, tensor));
+        } else {
+            others.push(key);
+        }
+    }
+    let names = others.into_iter().map(str::to_owned);
+    let (skipped, unused) = names.partition(|name| skip.is_match(name));
 
-    let found: BTreeSet<&str> = wanted.iter().map(|tensor| tensor.name.as_str()).collect();
-    let missing = expected
+    let missing: Vec<String> = expected
         .keys()
-        .filter(|name| !found.contains(name.as_str()))
+        .filter(|name| !found.contains(*name))
         .cloned()
         .collect();
-    let unfit = wanted
+    let shapes = wanted
         .iter()
-        .filter(|tensor| tensor.shape != expected[&tensor.name])
-        .map(|tensor| unfit(&file_name(tensor), &tensor.shape, &expected[&tensor.name]))
-        .collect();
-    let mut differences = Differences {
+        .filter(|(_, tensor)| tensor.shape != expected[&tensor.name])
+        .map(|(key, tensor)| unfit(key, &tensor.shape, &expected[&tensor.name]));
+    let mut unfit: Vec<String> = shapes.collect();
+    if !missing.is_empty() {
+        let refused = tensors.refused.iter();
+        unfit.extend(refused.map(|(name, what)| format!("`{name}` is {what}")));
+    }
+    let differences = Differences {
         missing,
         unused,
         unfit,
     };
     if differences.is_empty() {
-        differences = apply(&mut module, wanted, &PyTorchToBurnAdapter);
-    }
-    if differences.is_empty() {
-        Ok((module, skipped))
+        let wanted = wanted.into_iter().map(|(_, tensor)| tensor);
+        Ok((wanted.collect(), skipped))
     } else {
-        Err(WeightsError::Mismatch {
-            path: path.to_path_buf(),
-            differences,
-        })
-    }
-}
-
-/// Puts `tensors`, named by paths of fields, into `module`. Its parameters are part old, part new if there are differences.
-pub(crate) fn apply<M: Module>(
-    module: &mut M,
-    tensors: Vec<PackTensor>,
-    adapter: &(impl ModuleAdapter + Clone + 'static),
-) -> Differences {
-    let dtype = module
-        .devices()
-        .first()
-        .map_or(DType::F32, |device| device.settings().float_dtype.into());
-    let adapter = adapter.clone().chain(FloatCastAdapter::to(dtype));
-    let result = module.apply(tensors, None, Some(Box::new(adapter)), true);
-    let unfit = result.errors.iter().map(|error| match error {
-        ApplyError::ShapeMismatch {
-            path,
-            expected,
-            found,
-        } => unfit(path, found, expected),
-        other => other.to_string(),
-    });
-    Differences {
-        unfit: unfit.collect(),
-        missing: result.missing.into_iter().map(|(path, _)| path).collect(),
-        unused: result.unused,
-    }
-}
-
-fn unfit(name: &str, found: &Shape, expected: &Shape) -> String {
-    format!(
-        "`{name}` has shape {:?}, expected {:?}",
-        found.to_vec(),
-        expected.to_vec()
-    )
-}
-
-/// Name and shape, as in a file, of every tensor of `module`, without initialising any.
-fn expected_tensors<M: Module>(module: &M) -> BTreeMap<String, Shape> {
-    let mut inventory = Inventory::default();
-    module.visit(&mut inventory);
-    inventory.tensors
-}
-
-#[derive(Default)]
-struct Inventory {
-    path: Vec<String>,
-    containers: Vec<String>,
-    tensors: BTreeMap<String, Shape>,
-}
-
-impl Inventory {
-    fn add(&mut self, shape: Shape) {
-        // The adapter knows what a tensor is called and how it is laid out in a file. It gets one of the right shape
-        // whose data nobody asks for.
-        let stand_in = bridge::deferred(
-            self.path.join("."),
-            DType::F32,
-            shape.clone(),
-            None,
-            move || Ok(TensorData::zeros::<f32, _>(shape.clone())),
-        );
-        let in_file = BurnToPyTorchAdapter.adapt(stand_in, ModuleContext::new(&self.containers));
-        self.tensors.insert(in_file.name, in_file.shape);
-    }
-}
-
-impl ModuleVisitor for Inventory {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.containers.push(container.to_owned());
-        if !container.starts_with("Enum:") {
-            self.path.push(name.to_owned());
-        }
-    }
-
-    fn exit_module(&mut self, _name: &str, container: &str) {
-        self.containers.pop();
-        if !container.starts_with("Enum:") {
-            self.path.pop();
-        }
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.add(param.lazy_shape());
-    }
-
-    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, burn::tensor::Int>>) {
-        self.add(param.lazy_shape());
-    }
-
-    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, burn::tensor::Bool>>) {
-        self.add(param.lazy_shape());
+        Err(WeightsError::mismatch(&tensors.path, differences))
     }
 }
 

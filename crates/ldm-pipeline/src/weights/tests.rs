@@ -1,9 +1,12 @@
 use std::fs;
+use std::path::PathBuf;
 
+use ::safetensors::SafeTensors;
+use burn::module::Param;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
-use burn::tensor::Device;
-use safetensors::SafeTensors;
+use burn::tensor::{Device, Tensor, TensorData};
+use burn_store::bridge;
 
 use super::*;
 
@@ -142,7 +145,7 @@ fn half_precision_files_are_half_as_large_and_load_as_f32() {
             .tensor("conv.weight")
             .unwrap()
             .dtype(),
-        safetensors::Dtype::F16
+        ::safetensors::Dtype::F16
     );
     let (after, _) = load(net(4), &path, &LoadOptions::default()).unwrap();
     assert_eq!(after.conv.weight.val().dtype(), DType::F32);

@@ -1,0 +1,78 @@
+use burn::{
+    module::Initializer,
+    nn::{Embedding, EmbeddingConfig},
+    prelude::*,
+};
+
+/// Distances that are in memory at once: 16 MiB of f32.
+const DISTANCES: usize = 1 << 22;
+
+/// A codebook, under diffusers' `VectorQuantizer` names.
+#[derive(Module, Debug)]
+pub struct VectorQuantizer {
+    /// The codes, `[K, c]`.
+    pub embedding: Embedding,
+}
+
+/// Latents replaced by their nearest codes.
+#[derive(Clone, Debug)]
+pub struct Quantized {
+    /// The codes, `[N, c, h, w]`.
+    pub latents: Tensor<4>,
+    /// Their numbers, `[N, h, w]`.
+    pub indices: Tensor<3, Int>,
+}
+
+impl VectorQuantizer {
+    /// `count` codes of `dim` numbers, uniform in `[-1/count, 1/count]`.
+    pub(crate) fn new(count: usize, dim: usize, device: &Device) -> Self {
+        let bound = 1.0 / count as f64;
+        let initializer = Initializer::Uniform {
+            min: -bound,
+            max: bound,
+        };
+        Self {
+            embedding: EmbeddingConfig::new(count, dim)
+                .with_initializer(initializer)
+                .init(device),
+        }
+    }
+
+    /// The code nearest to each pixel of `[N, c, h, w]`, by squared Euclidean distance; the first of those equally near.
+    pub fn forward(&self, latents: Tensor<4>) -> Quantized {
+        let [n, c, h, w] = latents.dims();
+        let codes = self.embedding.weight.val();
+        let pixels = latents.permute([0, 2, 3, 1]).reshape([n * h * w, c]);
+        let indices = nearest(pixels, codes.clone());
+        let latents = codes
+            .select(0, indices.clone())
+            .reshape([n, h, w, c])
+            .permute([0, 3, 1, 2]);
+        Quantized {
+            latents,
+            indices: indices.reshape([n, h, w]),
+        }
+    }
+}
+
+/// For each of the points `[P, c]` the number of the nearest code of `[K, c]`.
+///
+/// The differences are squared one coordinate after the other. The usual expansion `|z|^2 - 2 z.e + |e|^2` needs one
+/// product of matrices, but cancels the digits that tell close codes apart.
+fn nearest(points: Tensor<2>, codes: Tensor<2>) -> Tensor<1, Int> {
+    let [count, dim] = codes.dims();
+    let codes = codes.transpose();
+    let squares = |points: &Tensor<2>, axis| {
+        (points.clone().narrow(1, axis, 1) - codes.clone().narrow(0, axis, 1)).square()
+    };
+    let indices = points
+        .split((DISTANCES / count).max(1), 0)
+        .into_iter()
+        .map(|points| {
+            let first = squares(&points, 0);
+            let distances = (1..dim).fold(first, |sum, axis| sum + squares(&points, axis));
+            distances.argmin(1).squeeze_dim(1)
+        })
+        .collect();
+    Tensor::cat(indices, 0)
+}

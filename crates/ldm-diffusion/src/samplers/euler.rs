@@ -1,0 +1,83 @@
+use burn::prelude::*;
+
+use super::{
+    Sampler, Step,
+    sigmas::{Course, SigmaCurve, SigmaLevels},
+};
+use crate::{
+    Error, FinalSigma, Interpolation, PredictionType, SchedulerConfig, TimestepType,
+    schedule::linspace,
+};
+
+/// Euler's method for the probability flow ODE `dx/dsigma = eps` (Karras et al. 2022, algorithm 2 without its noise).
+pub struct Euler {
+    levels: SigmaLevels,
+}
+
+impl Euler {
+    /// Prepares `steps` steps over the schedule of `config`.
+    ///
+    /// # Errors
+    /// If `config` makes no schedule or asks for levels that aren't supported, or `steps` don't fit into it.
+    pub fn new(config: &SchedulerConfig, steps: usize) -> Result<Self, Error> {
+        let curve = SigmaCurve::new(&config.rescaled_schedule()?);
+        let keys = &config.sigmas;
+        let mut levels = SigmaLevels::spaced(config, &curve, steps)?;
+        if keys.interpolation_type.unwrap_or_default() == Interpolation::LogLinear {
+            let (smallest, largest) = curve.range();
+            let logs = linspace(largest.ln(), smallest.ln(), steps + 1);
+            levels.sigmas = logs.map(f64::exp).chain([0.0]).collect();
+        }
+        let last = levels.sigmas[levels.sigmas.len() - 2];
+        let ends = (
+            keys.sigma_max.unwrap_or(levels.sigmas[0]),
+            keys.sigma_min.unwrap_or(last),
+        );
+        levels.follow(Course::new(config)?, ends, &curve);
+        if keys.final_sigmas_type.unwrap_or_default() == FinalSigma::SigmaMin
+            && let Some(last) = levels.sigmas.last_mut()
+        {
+            *last = curve.range().0;
+        }
+        if keys.timestep_type.unwrap_or_default() == TimestepType::Continuous
+            && config.prediction_type == PredictionType::Velocity
+        {
+            let (_, starts) = levels.sigmas.split_last().expect("there is a last level");
+            levels.timesteps = starts.iter().map(|sigma| 0.25 * sigma.ln()).collect();
+        }
+        Ok(Self { levels })
+    }
+}
+
+impl Sampler for Euler {
+    fn timesteps(&self) -> &[f64] {
+        &self.levels.timesteps
+    }
+
+    fn init_noise_sigma(&self) -> f64 {
+        self.levels.init_noise_sigma()
+    }
+
+    fn scale_model_input(&self, x: Tensor<4>, step: usize) -> Tensor<4> {
+        SigmaLevels::scale(x, self.levels.sigmas[step])
+    }
+
+    fn add_noise(&self, x0: Tensor<4>, noise: Tensor<4>, step: usize) -> Tensor<4> {
+        SigmaLevels::add_noise(x0, noise, self.levels.sigmas[step])
+    }
+
+    fn step(
+        &mut self,
+        step: usize,
+        output: Tensor<4>,
+        x: Tensor<4>,
+        _noise: &mut dyn FnMut(usize) -> Tensor<4>,
+    ) -> Step {
+        let (from, to) = (self.levels.sigmas[step], self.levels.sigmas[step + 1]);
+        let predicted = self.levels.denoise(output, x.clone(), from);
+        Step {
+            latents: x + predicted.eps.mul_scalar(to - from),
+            denoised: predicted.x0,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Semantic masks as image files: a PNG with a palette, or any image in grey, whose values are labels.
+
+use std::{fs::File, io::BufReader, path::Path};
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::error::Error;
+
+/// Pixels that a mask may have.
+const MAX_PIXELS: u64 = 1 << 26;
+
+/// A picture whose pixels are labels, row by row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelMap {
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// One label per pixel.
+    pub labels: Vec<u32>,
+}
+
+impl LabelMap {
+    /// Reads a PNG file: palette indices, not their colours, or grey values as they are stored.
+    ///
+    /// # Errors
+    /// If it can't be read, is no PNG, or is in colour without a palette.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let malformed = |problem: String| Error::Malformed {
+            path: path.into(),
+            problem,
+        };
+        let file = File::open(path).map_err(|source| Error::Read {
+            path: path.into(),
+            source,
+        })?;
+        let mut decoder = png::Decoder::new(BufReader::new(file));
+        decoder.set_transformations(png::Transformations::IDENTITY);
+        let mut reader = (decoder.read_info())
+            .map_err(|error| malformed(format!("a semantic mask is a PNG file: {error}")))?;
+        let (width, height) = reader.info().size();
+        let (color, depth) = reader.output_color_type();
+        if !matches!(color, png::ColorType::Indexed | png::ColorType::Grayscale) {
+            return Err(malformed(
+                "a semantic mask has one label per pixel: a PNG with a palette, or in grey, not in colour"
+                    .into(),
+            ));
+        }
+        if u64::from(width) * u64::from(height) > MAX_PIXELS {
+            return Err(malformed(format!("{width} x {height} pixels are too many")));
+        }
+        let size = reader
+            .output_buffer_size()
+            .ok_or_else(|| malformed("it is too large".into()))?;
+        let mut bytes = vec![0; size];
+        let frame = (reader.next_frame(&mut bytes))
+            .map_err(|error| malformed(format!("it is damaged: {error}")))?;
+        let (width, height) = (width as usize, height as usize);
+        let rows = bytes[..frame.buffer_size()].chunks_exact(frame.line_size);
+        let labels = rows.flat_map(|row| unpack(row, depth, width)).collect();
+        Ok(Self {
+            width,
+            height,
+            labels,
+        })
+    }
+
+    /// The middle square, resized to `side` pixels by nearest neighbour: as [`Fit::Crop`](crate::data::Fit::Crop) does to an image.
+    pub(crate) fn cropped(&self, side: usize) -> Self {
+        let square = self.width.min(self.height);
+        let [left, top] = [(self.width - square) / 2, (self.height - square) / 2];
+        self.resampled(side, [left, top], [square, square])
+    }
+
+    /// All of it, resized to a square of `side` pixels by nearest neighbour.
+    pub(crate) fn stretched(&self, side: usize) -> Self {
+        self.resampled(side, [0, 0], [self.width, self.height])
+    }
+
+    fn resampled(&self, side: usize, [left, top]: [usize; 2], [width, height]: [usize; 2]) -> Self {
+        // The pixel under the centre of the new one.
+        let source = |x: usize, length: usize| (2 * x + 1) * length / (2 * side);
+        let labels = (0..side)
+            .flat_map(|y| (0..side).map(move |x| (x, y)))
+            .map(|(x, y)| {
+                let row = top + source(y, height);
+                self.labels[row * self.width + left + source(x, width)]
+            })
+            .collect();
+        Self {
+            width: side,
+            height: side,
+            labels,
+        }
+    }
+
+    /// A batch of equally large maps as `[N, H, W]`.
+    pub(crate) fn batch(maps: &[&Self], device: &Device) -> Tensor<3, Int> {
+        let (height, width) = maps.first().map_or((0, 0), |map| (map.height, map.width));
+        let labels: Vec<i32> = maps
+            .iter()
+            .flat_map(|map| map.labels.iter().map(|&label| label as i32))
+            .collect();
+        Tensor::from_data(TensorData::new(labels, [maps.len(), height, width]), device)
+    }
+}
+
+/// The samples of a row: the first is in the highest bits.
+fn unpack(row: &[u8], depth: png::BitDepth, width: usize) -> Vec<u32> {
+    if depth == png::BitDepth::Sixteen {
+        let pairs = row.chunks_exact(2);
+        return pairs
+            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+            .collect();
+    }
+    let bits = depth as usize;
+    (0..width)
+        .map(|x| {
+            let bit = x * bits;
+            let shift = 8 - bits - bit % 8;
+            u32::from(row[bit / 8] >> shift) & ((1 << bits) - 1)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path, color: png::ColorType, depth: png::BitDepth, rows: &[u8]) {
+        let mut encoder = png::Encoder::new(File::create(path).unwrap(), 3, 2);
+        encoder.set_color(color);
+        encoder.set_depth(depth);
+        if color == png::ColorType::Indexed {
+            encoder.set_palette(vec![9; 3 * 16]);
+        }
+        let mut writer = encoder.write_header().unwrap();
+        writer.write_image_data(rows).unwrap();
+    }
+
+    #[test]
+    fn labels_are_indices_or_grey_values_of_any_depth() {
+        use png::{BitDepth::*, ColorType::*};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mask.png");
+        let labels = |color, depth, rows: &[u8]| {
+            write(&path, color, depth, rows);
+            let map = LabelMap::load(&path).unwrap();
+            assert_eq!([map.width, map.height], [3, 2]);
+            map.labels
+        };
+        assert_eq!(
+            labels(Indexed, Four, &[0x12, 0x30, 0xf0, 0xa0]),
+            [1, 2, 3, 15, 0, 10]
+        );
+        assert_eq!(
+            labels(Indexed, Eight, &[0, 1, 2, 3, 4, 15]),
+            [0, 1, 2, 3, 4, 15]
+        );
+        assert_eq!(
+            labels(Grayscale, Eight, &[181, 1, 2, 3, 4, 255]),
+            [181, 1, 2, 3, 4, 255]
+        );
+        assert_eq!(
+            labels(Grayscale, Sixteen, &[1, 0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5]),
+            [256, 1, 2, 3, 4, 5]
+        );
+        assert_eq!(
+            labels(Grayscale, One, &[0b1010_0000, 0b0100_0000]),
+            [1, 0, 1, 0, 1, 0]
+        );
+    }
+
+    #[test]
+    fn a_mask_is_cut_and_resized_by_nearest_neighbour() {
+        let map = LabelMap {
+            width: 4,
+            height: 2,
+            labels: vec![0, 1, 2, 3, 4, 5, 6, 7],
+        };
+        assert_eq!(map.cropped(2).labels, [1, 2, 5, 6]);
+        assert_eq!(map.cropped(1).labels, [6]);
+        assert_eq!(map.stretched(2).labels, [1, 3, 5, 7]);
+        assert_eq!(
+            map.cropped(4).labels,
+            [1, 1, 2, 2, 1, 1, 2, 2, 5, 5, 6, 6, 5, 5, 6, 6]
+        );
+    }
+
+    #[test]
+    fn colours_are_no_labels() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mask.png");
+        write(&path, png::ColorType::Rgb, png::BitDepth::Eight, &[7; 18]);
+        let error = LabelMap::load(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("palette") && error.contains("mask.png"),
+            "{error}"
+        );
+        std::fs::write(&path, b"no picture").unwrap();
+        assert!(LabelMap::load(&path).is_err());
+    }
+}

@@ -1,0 +1,120 @@
+//! Models from one format to another, tensor by tensor: no more than one is in memory.
+
+use std::{collections::BTreeMap, path::Path};
+
+use super::{
+    FirstStageConfig, FirstStageFiles, ModelFiles, compvis,
+    files::{CONFIG, DIFFUSION_STEM, UNET, VAE, modern_names, write_json},
+    save::{conditioner_stem, write_configs},
+};
+use crate::{
+    atomic::{self, PartialDir},
+    error::Error,
+    weights::{self, Tensors},
+};
+
+/// Converts the model or autoencoder `source` to a CompVis checkpoint, if `destination` ends in `.ckpt`, `.pt` or `.safetensors`, or else to a
+/// model directory; `half` in 16-bit floats. Returns the names of the tensors that were left out.
+///
+/// # Errors
+/// If `destination` exists, `source` can't be read, the other format can't express it, or the result can't be written.
+pub fn convert(
+    source: &Path,
+    yaml: Option<&Path>,
+    destination: &Path,
+    half: bool,
+) -> Result<Vec<String>, Error> {
+    if destination.exists() {
+        return Err(Error::Request(format!(
+            "{} exists: choose another destination, or remove it",
+            destination.display()
+        )));
+    }
+    let to_checkpoint = destination.extension().is_some_and(|extension| {
+        ["ckpt", "pt", "safetensors"]
+            .iter()
+            .any(|e| extension == *e)
+    });
+    match ModelFiles::open(source, yaml) {
+        Ok(files) => {
+            files.check()?;
+            match to_checkpoint {
+                true => compvis::write(&files, destination, half)?,
+                false => write_directory(&files, destination, half)?,
+            }
+            Ok(files.skipped)
+        }
+        // Perhaps there is an autoencoder alone.
+        Err(error @ Error::NoModel { .. }) => {
+            let Ok(files) = FirstStageFiles::open(source, yaml) else {
+                return Err(error);
+            };
+            files.check()?;
+            match to_checkpoint {
+                true => compvis::write_first_stage(&files, destination, half)?,
+                false => write_first_stage(&files, destination, half)?,
+            }
+            Ok(files.skipped)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn write_directory(files: &ModelFiles, path: &Path, half: bool) -> Result<(), Error> {
+    let partial = PartialDir::create(path)?;
+    let dir = partial.path();
+    let vocab = files.tokenizer.as_ref().map(|tokenizer| tokenizer.vocab());
+    write_configs(&files.configs, vocab, dir)?;
+    let file = |folder: &str, stem: &str| dir.join(folder).join(format!("{stem}.safetensors"));
+    if let Some(tensors) = &files.first_stage {
+        let tensors = modern_names(
+            tensors,
+            ldm_autoencoder::weights::KEY_MAP,
+            ldm_autoencoder::weights::KEY_MAP_OUT,
+        )?;
+        write_weights(&file(VAE, DIFFUSION_STEM), tensors, half)?;
+    }
+    let unet = modern_names(
+        &files.unet,
+        ldm_diffusion::weights::KEY_MAP,
+        ldm_diffusion::weights::KEY_MAP_OUT,
+    )?;
+    write_weights(&file(UNET, DIFFUSION_STEM), unet, half)?;
+    if let Some((config, tensors)) = files
+        .configs
+        .conditioner
+        .as_ref()
+        .zip(files.conditioner.as_ref())
+    {
+        let path = file(config.folder(), conditioner_stem(config));
+        write_weights(&path, tensors.clone(), half)?;
+    }
+    partial.commit()?;
+    Ok(())
+}
+
+fn write_weights(path: &Path, tensors: Tensors, half: bool) -> Result<(), Error> {
+    if let Some(folder) = path.parent() {
+        atomic::create_dir(folder)?;
+    }
+    let tensors = if half { tensors.half() } else { tensors };
+    Ok(weights::write(path, &tensors, &BTreeMap::new())?)
+}
+
+fn write_first_stage(files: &FirstStageFiles, path: &Path, half: bool) -> Result<(), Error> {
+    let partial = PartialDir::create(path)?;
+    match &files.config {
+        FirstStageConfig::Kl(config) => write_json(&partial.path().join(CONFIG), config)?,
+        FirstStageConfig::Vq(config) => write_json(&partial.path().join(CONFIG), config)?,
+        FirstStageConfig::Identity { .. } => {}
+    }
+    let tensors = modern_names(
+        &files.tensors,
+        ldm_autoencoder::weights::KEY_MAP,
+        ldm_autoencoder::weights::KEY_MAP_OUT,
+    )?;
+    let file = partial.path().join(format!("{DIFFUSION_STEM}.safetensors"));
+    write_weights(&file, tensors, half)?;
+    partial.commit()?;
+    Ok(())
+}

@@ -1,0 +1,309 @@
+//! What each item of a batch is conditioned on: its caption, its class, or its semantic mask.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use ldm_text::Tokenizer;
+
+use super::latents::LatentBatch;
+use crate::{
+    config::{ClassConfig, RunConfig, Stage2Config, TextConfig},
+    data::{Crop, DataError, Dataset, Fit, ImageDataset},
+    error::Error,
+    generate::{Condition, LabelMap},
+    model::Conditioner,
+    rng::{Stream, permutation, rng, uniform},
+};
+
+/// Extension of a semantic mask.
+const MASK_EXTENSION: &str = "png";
+
+/// How the items of a run are conditioned.
+pub(super) struct Conditions {
+    kind: Kind,
+    seed: u64,
+}
+
+enum Kind {
+    Nothing,
+    Text {
+        tokenizer: Tokenizer,
+        config: TextConfig,
+    },
+    Class {
+        /// Of each image.
+        classes: Vec<usize>,
+        config: ClassConfig,
+    },
+    Semantic {
+        /// Of each image.
+        masks: Vec<PathBuf>,
+        fit: Fit,
+        resolution: usize,
+        labels: usize,
+    },
+}
+
+/// What the U-Net sees beside latents and timestep.
+pub(super) struct Conditioned {
+    /// To attend to, `[N, S, D]`.
+    pub(super) context: Option<Tensor<3>>,
+    /// Beside the latent's, `[N, K, h, w]`.
+    pub(super) channels: Option<Tensor<4>>,
+}
+
+impl Conditions {
+    /// Finds out what conditions the images of `set`, all of which must have what the configuration asks for.
+    pub(super) fn new(
+        config: &RunConfig,
+        stage2: &Stage2Config,
+        set: &ImageDataset,
+    ) -> Result<Self, Error> {
+        let kind = if let Some(text) = &stage2.text {
+            if set.entries().iter().all(|entry| entry.caption.is_none()) {
+                return Err(Error::NoCaptions(
+                    config.data.path.clone().unwrap_or_default(),
+                ));
+            }
+            Kind::Text {
+                tokenizer: Tokenizer::bert(),
+                config: text.clone(),
+            }
+        } else if let Some(class) = &stage2.class {
+            Kind::Class {
+                classes: classes(config, class, set)?,
+                config: class.clone(),
+            }
+        } else if let Some(semantic) = &stage2.semantic {
+            if config.data.flip > 0.0 || config.data.crop == Crop::Random {
+                return Err(Error::Request(
+                    "a semantic mask can't follow random crops and mirroring: set data.flip = 0 and data.crop = \"center\"".into(),
+                ));
+            }
+            if config.data.fit == Fit::Pad {
+                return Err(Error::Request(
+                    "there is no label for the border that data.fit = \"pad\" adds: crop or stretch".into(),
+                ));
+            }
+            Kind::Semantic {
+                masks: masks(&semantic.masks, set)?,
+                fit: config.data.fit,
+                resolution: config.data.resolution,
+                labels: semantic.in_channels,
+            }
+        } else {
+            Kind::Nothing
+        };
+        Ok(Self {
+            kind,
+            seed: config.seed,
+        })
+    }
+
+    /// Makes ids of captions, in a text-conditional run.
+    pub(super) fn tokenizer(&self) -> Option<&Tokenizer> {
+        match &self.kind {
+            Kind::Text { tokenizer, .. } => Some(tokenizer),
+            _ => None,
+        }
+    }
+
+    /// The conditions of a micro-batch whose first item has number `first` in its step. A share of captions and classes, as configured, is
+    /// dropped.
+    ///
+    /// # Errors
+    /// If a semantic mask can't be read or doesn't fit.
+    pub(super) fn of_batch(
+        &self,
+        conditioner: Option<&Conditioner>,
+        batch: &LatentBatch,
+        step: u64,
+        first: u64,
+        device: &Device,
+    ) -> Result<Conditioned, Error> {
+        let mut conditioned = Conditioned {
+            context: None,
+            channels: None,
+        };
+        match (&self.kind, conditioner) {
+            (Kind::Text { tokenizer, config }, Some(bert)) => {
+                let mut captions = batch.captions.clone();
+                for (index, caption) in (first..).zip(&mut captions) {
+                    if self.drops(config.dropout, step, index) {
+                        caption.clear();
+                    }
+                }
+                let length = config.bert.max_position_embeddings;
+                conditioned.context =
+                    Some(bert.encode_text(tokenizer, &captions, length, false, device));
+            }
+            (Kind::Class { classes, config }, Some(Conditioner::Class(embedder))) => {
+                let ids: Vec<i32> = (first..)
+                    .zip(&batch.indices)
+                    .map(|(number, &image)| {
+                        if self.drops(config.dropout, step, number) {
+                            config.embedder().unconditional_class() as i32
+                        } else {
+                            classes[image] as i32
+                        }
+                    })
+                    .collect();
+                let shape = [ids.len()];
+                let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, shape), device);
+                conditioned.context = Some(embedder.forward(ids));
+            }
+            (Kind::Semantic { .. }, Some(Conditioner::Semantic(rescaler))) => {
+                let maps = (batch.indices.iter())
+                    .map(|&image| self.label_map(image))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let maps: Vec<&LabelMap> = maps.iter().collect();
+                conditioned.channels =
+                    Some(rescaler.forward_labels(LabelMap::batch(&maps, device)));
+            }
+            _ => {}
+        }
+        Ok(conditioned)
+    }
+
+    /// What sample sheets show: the configured prompts, or conditions of `count` images of the data, each with its caption.
+    pub(super) fn preview(
+        &self,
+        stage2: &Stage2Config,
+        set: &ImageDataset,
+    ) -> Result<Vec<(Condition, String)>, Error> {
+        let preview = &stage2.preview;
+        let count = preview.count.max(1);
+        if matches!(self.kind, Kind::Nothing) {
+            return Ok(vec![(Condition::Nothing, String::new()); count]);
+        }
+        if !preview.prompts.is_empty() && matches!(self.kind, Kind::Text { .. }) {
+            let prompts = preview.prompts.iter();
+            return Ok(prompts
+                .map(|prompt| (Condition::Prompt(prompt.clone()), prompt.clone()))
+                .collect());
+        }
+        permutation(self.seed, Stream::Preview, 0, set.len())
+            .into_iter()
+            .filter(|&image| {
+                !matches!(self.kind, Kind::Text { .. }) || set.entries()[image].caption.is_some()
+            })
+            .take(count)
+            .map(|image| {
+                let entry = &set.entries()[image];
+                Ok(match &self.kind {
+                    Kind::Class { classes, .. } => (
+                        Condition::Class(classes[image]),
+                        class_name(&entry.name).unwrap_or_default().to_owned(),
+                    ),
+                    Kind::Semantic { .. } => (
+                        Condition::Labels(self.label_map(image)?),
+                        entry.name.clone(),
+                    ),
+                    _ => {
+                        let caption = entry.caption.clone().unwrap_or_default();
+                        (Condition::Prompt(caption.clone()), caption)
+                    }
+                })
+            })
+            .collect()
+    }
+
+    fn drops(&self, dropout: f64, step: u64, index: u64) -> bool {
+        uniform(&mut rng(self.seed, Stream::CaptionDropout, step, index)) < dropout
+    }
+
+    /// The semantic mask of an image, brought into the square like the image.
+    fn label_map(&self, image: usize) -> Result<LabelMap, Error> {
+        let Kind::Semantic {
+            masks,
+            fit,
+            resolution,
+            labels,
+        } = &self.kind
+        else {
+            unreachable!("only called for semantic masks")
+        };
+        let path = &masks[image];
+        let map = LabelMap::load(path)?;
+        if let Some(label) = map.labels.iter().find(|label| **label as usize >= *labels) {
+            return Err(Error::Malformed {
+                path: path.clone(),
+                problem: format!(
+                    "it has the label {label}, but `stage2.semantic.in_channels` counts {labels} labels, from 0"
+                ),
+            });
+        }
+        Ok(match fit {
+            Fit::Stretch => map.stretched(*resolution),
+            Fit::Crop | Fit::Pad => map.cropped(*resolution),
+        })
+    }
+}
+
+/// The folder that an image lies in.
+fn class_name(name: &str) -> Option<&str> {
+    name.split_once('/').map(|(class, _)| class)
+}
+
+/// The class of each image: the number of its folder among all, by name.
+fn classes(
+    config: &RunConfig,
+    class: &ClassConfig,
+    set: &ImageDataset,
+) -> Result<Vec<usize>, Error> {
+    // All images decide on the numbers, not those that happen to be for training.
+    let root = config.data.path.as_ref().ok_or(DataError::NoFolder)?;
+    let numbers = class_numbers(root)?;
+    let known = class.n_classes - 1;
+    if numbers.len() > known {
+        return Err(Error::Request(format!(
+            "{} has {} folders of classes, but `stage2.class.n_classes` has room for {known} beside the last, which is none",
+            root.display(),
+            numbers.len()
+        )));
+    }
+    (set.entries().iter())
+        .map(|entry| {
+            class_name(&entry.name)
+                .and_then(|class| numbers.get(class).copied())
+                .ok_or_else(|| {
+                    Error::Request(format!(
+                        "{} is in no folder of a class: a class-conditional model needs one folder per class",
+                        entry.path.display()
+                    ))
+                })
+        })
+        .collect()
+}
+
+/// The classes of a data folder: its subfolders with images, numbered by name.
+fn class_numbers(root: &Path) -> Result<BTreeMap<String, usize>, Error> {
+    let folder = crate::data::ImageFolder::scan(root)?;
+    let mut numbers: BTreeMap<String, usize> = (folder.entries().iter())
+        .filter_map(|entry| Some((class_name(&entry.name)?.to_owned(), 0)))
+        .collect();
+    for (number, value) in numbers.values_mut().enumerate() {
+        *value = number;
+    }
+    Ok(numbers)
+}
+
+/// The mask of each image.
+fn masks(folder: &Path, set: &ImageDataset) -> Result<Vec<PathBuf>, Error> {
+    (set.entries().iter())
+        .map(|entry| {
+            let path = folder.join(&entry.name).with_extension(MASK_EXTENSION);
+            match path.is_file() {
+                true => Ok(path),
+                false => Err(Error::Request(format!(
+                    "{} has no semantic mask: {} is missing",
+                    entry.path.display(),
+                    path.display()
+                ))),
+            }
+        })
+        .collect()
+}
