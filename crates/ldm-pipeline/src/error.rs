@@ -5,8 +5,8 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 use crate::{
-    atomic::WriteError, checkpoint::CheckpointError, data::DataError, metrics::MetricsError,
-    weights::WeightsError,
+    atomic::WriteError, checkpoint::CheckpointError, data::DataError, hub::HubError,
+    metrics::MetricsError, weights::WeightsError,
 };
 
 /// A configuration that describes no run.
@@ -138,16 +138,9 @@ pub enum Error {
     /// A perceptual term without its network.
     #[error("the perceptual loss is on, but `stage1.vgg` names no VGG16 weights")]
     PerceptualNetworkMissing,
-    /// A file that a hub doesn't give.
-    #[error("can't get {file} of {repository} from the hub")]
-    Hub {
-        /// The repository, `owner/name`.
-        repository: String,
-        /// The file in it.
-        file: String,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    /// A file of a hub that can't be had.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// A loss that is no longer a number.
     #[error("the {name} is {value} at step {step}")]
     NotFinite {
@@ -202,9 +195,7 @@ impl Error {
             Self::PerceptualNetworkMissing => Some(
                 "set stage1.vgg to a .safetensors file or to a hub id such as timm/vgg16.tv_in1k, or switch the term off with --set stage1.loss.perceptual_weight=0".into(),
             ),
-            Self::Hub { .. } => Some(
-                "check the name and the connection, or download the file yourself and give its path".into(),
-            ),
+            Self::Hub(error) => error.help(),
             Self::NotFinite { .. } => Some(
                 "lower the learning rate (…training.lr.rate) or set …training.max_grad_norm, and go on from the last checkpoint with --resume".into(),
             ),

@@ -53,7 +53,7 @@ pub(super) fn load_lpips(
 /// # Errors
 /// If it can't be had.
 pub(crate) fn find_vgg(spec: &str) -> Result<PathBuf, Error> {
-    hub::weights_file(spec, "model.safetensors")
+    hub::vgg16(spec)
 }
 
 /// Loads one of the fields of [`Lpips`], whose name is `prefix` in the key map.
