@@ -14,6 +14,7 @@ use super::{
 use crate::{
     atomic,
     error::Error,
+    hub,
     weights::{self, KeyMap, LoadOptions, Tensors},
 };
 
@@ -272,7 +273,10 @@ pub(super) fn locate(path: &Path) -> Result<Location, Error> {
         return Ok(Location::Checkpoint(path.into()));
     }
     if !path.exists() {
-        return Err(no_model("it does not exist"));
+        return match path.to_str().map(hub::model_dir).transpose()?.flatten() {
+            Some(dir) => Ok(Location::Directory(dir)),
+            None => Err(no_model("it does not exist")),
+        };
     }
     let directory = [path.to_path_buf(), path.join("model")]
         .into_iter()
