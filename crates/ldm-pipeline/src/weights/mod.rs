@@ -188,4 +188,6 @@ pub fn load_from<M: Module>(
 }
 
 #[cfg(test)]
+mod format_tests;
+#[cfg(test)]
 mod tests;
