@@ -212,4 +212,6 @@ fn fit<M: Module>(
 }
 
 #[cfg(test)]
+mod format_tests;
+#[cfg(test)]
 mod tests;

@@ -12,3 +12,6 @@ mod zip;
 pub(super) use legacy::{MAGIC as LEGACY_MAGIC, open as open_legacy};
 pub(super) use write::write;
 pub(super) use zip::open as open_zip;
+
+#[cfg(test)]
+mod tests;

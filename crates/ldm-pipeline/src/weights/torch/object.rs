@@ -22,8 +22,8 @@ pub(super) enum Object {
     Dict(Vec<(Value, Value)>),
     /// A class or a function, by module and name.
     Global(String, String),
-    Storage(Storage),
-    Tensor(View),
+    Storage(Box<Storage>),
+    Tensor(Box<View>),
     /// Something that isn't made: the class or function that would have done it, where there is one.
     Opaque(Value),
 }

@@ -440,6 +440,7 @@ impl Machine<'_, '_> {
             Value::Int(key) => key.to_string(),
             key => self.cloned(key).ok_or_else(|| no_storage(self))?,
         };
-        Ok(Object::Storage(Storage { key, element, len }))
+        self.charge(size_of::<Storage>())?;
+        Ok(Object::Storage(Box::new(Storage { key, element, len })))
     }
 }

@@ -12,6 +12,8 @@ use super::object::{Object, Pickled, Storage, Value, View};
 
 /// Memory that a tensor takes beside its name, generously.
 const TENSOR_COST: usize = 768;
+/// Bytes that a view may repeat its data to, in a file that is smaller.
+const MAX_REPEATED: u64 = 1 << 16;
 /// Longest string that is kept beside the tensors.
 const MAX_TEXT: usize = 1 << 12;
 /// Where PyTorch users put the tensors of a model.
@@ -166,7 +168,7 @@ fn byte_len(source: &Source, view: &View, size: usize, place: Place) -> Option<u
     };
     let fits = needed <= view.storage.len
         && view.storage.len.checked_mul(size as u64)? <= place.len
-        && len as u64 <= source.len().saturating_add(Budget::SLACK);
+        && len as u64 <= source.len().max(MAX_REPEATED);
     fits.then_some(len)
 }
 

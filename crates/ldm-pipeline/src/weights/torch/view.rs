@@ -1,7 +1,7 @@
 //! Tensors as PyTorch describes them: calls of functions that rebuild a view of a storage.
 
 use super::super::WeightsError;
-use super::object::{Element, Object, Value, View};
+use super::object::{Element, Object, Storage, Value, View};
 use super::pickle::Machine;
 
 /// More axes than any tensor has.
@@ -103,7 +103,8 @@ impl Machine<'_, '_> {
     }
 
     fn charge_view(&mut self, view: &View) -> Result<(), WeightsError> {
-        self.charge(view.storage.key.len() + 2 * size_of_val(view.shape.as_slice()))
+        let lengths = 2 * size_of_val(view.shape.as_slice());
+        self.charge(size_of::<View>() + view.storage.key.len() + lengths)
     }
 
     /// The tensor of (storage, offset, shape, strides, ...); of an untyped storage with `element`s.
@@ -119,7 +120,7 @@ impl Machine<'_, '_> {
             return Err(no_tensor(self));
         };
         let mut storage = match self.object(storage) {
-            Some(Object::Storage(storage)) => storage.clone(),
+            Some(Object::Storage(storage)) => Storage::clone(storage),
             Some(Object::Opaque(_)) => return Ok(Object::Opaque(function)),
             _ => return Err(no_tensor(self)),
         };
@@ -142,7 +143,7 @@ impl Machine<'_, '_> {
             strides,
         };
         self.charge_view(&view)?;
-        Ok(Object::Tensor(view))
+        Ok(Object::Tensor(Box::new(view)))
     }
 
     /// The items of a short tuple.
