@@ -205,7 +205,8 @@ fn shards_come_with_their_index() {
         ("unet/part-2.safetensors", "two"),
     ]);
     let server = Server::start(model.clone());
-    let dir = client(&server).model().unwrap();
+    let client = client(&server);
+    let dir = client.model().unwrap();
     assert_eq!(read(&dir.join("unet/part-1.safetensors")), "one");
     assert_eq!(read(&dir.join("unet/part-2.safetensors")), "two");
 
@@ -213,7 +214,7 @@ fn shards_come_with_their_index() {
     model.retain(|(other, _)| *other != name);
     model.push((name.as_str(), evil));
     let server = Server::start(model);
-    let error = client(&server).model().unwrap_err();
+    let error = self::client(&server).model().unwrap_err();
     assert!(
         matches!(&error, HubError::Malformed { file, .. } if *file == name),
         "{error}"
@@ -231,7 +232,8 @@ fn pixel_models_have_everything_at_the_top() {
         ("diffusion_pytorch_model.bin", "weights"),
         ("scheduler_config.json", "{}"),
     ]);
-    let dir = client(&server).model().unwrap();
+    let client = client(&server);
+    let dir = client.model().unwrap();
     assert_eq!(read(&dir.join("diffusion_pytorch_model.bin")), "weights");
     assert!(dir.join("scheduler_config.json").is_file());
 }
