@@ -141,7 +141,7 @@ mod tests {
                 name,
                 alphas().map(|pair| pair.1),
                 &case["alphas_prev"],
-                2e-7,
+                5e-7,
             );
             let random = Ddim::new(&config, 10, 1.0).unwrap();
             let sigmas = (0..10).map(|step| random.sigma(step));
