@@ -243,8 +243,18 @@ impl LatentDiffusion {
                 size[1], size[0]
             ));
         }
+        let [height, width] = size.map(|side| side / factor);
+        let least = self.configs.unet.smallest_side();
+        if height.min(width) < least {
+            return refuse(format!(
+                "{} x {} pixels are too small: the U-Net needs latents of {least} x {least}, which are {} x {} pixels",
+                size[1],
+                size[0],
+                least * factor,
+                least * factor
+            ));
+        }
         if let Some(latents) = &request.init_latents {
-            let [height, width] = size.map(|side| side / factor);
             let expected = [
                 request.conditions.len(),
                 self.configs.first_stage.latent_channels(),

@@ -33,6 +33,8 @@ use crate::{
 const UNET: &str = "model.diffusion_model.";
 const FIRST_STAGE: &str = "first_stage_model.";
 const CONDITION: &str = "cond_stage_model.";
+/// The text encoder's head back to the vocabulary.
+const TO_LOGITS: &str = "cond_stage_model.transformer.to_logits.weight";
 
 /// Tensors of a checkpoint that sampling has no use for: losses and discriminators, buffers that follow from the schedule, counters, and raw
 /// weights beside their average.
@@ -43,7 +45,6 @@ const SKIPPED: &[&str] = &[
     r"^(posterior_variance|posterior_log_variance_clipped|posterior_mean_coef1|posterior_mean_coef2)$",
     r"^(lvlb_weights|logvar|scale_factor|ddim_sigmas|ddim_alphas|ddim_alphas_prev)$",
     r"^model_ema\.",
-    r"^cond_stage_model\.transformer\.to_logits\.",
     r"^cond_stage_model\.(device|tknz_fn)",
     r"colorize$",
 ];
@@ -63,7 +64,7 @@ pub(super) fn open(file: &Path, yaml: Option<&Path>) -> Result<ModelFiles, Error
         ldm_diffusion::compvis::compvis_keys(&unet, diffusion.unet.use_new_attention_order);
     let autoencoder = autoencoder(&diffusion, &origin)?;
     let scaling_factor = scaling_factor(&diffusion.process, &tensors, file)?;
-    let (conditioner, condition_keys) = conditioner(&diffusion.condition, &origin)?;
+    let (conditioner, condition_keys) = conditioner(&diffusion.condition, &tensors, &origin)?;
 
     let weights = weights::with_ema(&tensors)?.unwrap_or_else(|| tensors.clone());
     let mut parts = Parts::new(&weights);
@@ -238,14 +239,17 @@ fn scaling_factor(process: &Process, tensors: &Tensors, file: &Path) -> Result<f
 /// The conditioner and the names of its tensors.
 fn conditioner(
     condition: &Condition,
+    tensors: &Tensors,
     origin: &Path,
 ) -> Result<(Option<ConditionerConfig>, Option<Vec<KeyPair>>), Error> {
     Ok(match condition {
         Condition::None | Condition::MaskedImage => (None, None),
         Condition::Text(params) => {
-            let config = params
+            let mut config = params
                 .to_config()
                 .map_err(|error| malformed(origin, error))?;
+            // Nothing computes it, so not every checkpoint has kept it.
+            config.to_logits = tensors.contains(TO_LOGITS);
             let keys = ldm_text::compvis::compvis_keys(&config);
             (Some(ConditionerConfig::LdmBert(config)), Some(keys))
         }
