@@ -48,7 +48,11 @@ fn classes_are_learned_from_folders_and_drawn_by_number() {
 
     // CompVis' code always has 32 groups, this model 4.
     let output = workspace.output("convert run class.ckpt");
-    assert!(stderr(&output).contains("norm_num_groups"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("norm_num_groups"),
+        "{}",
+        stderr(&output)
+    );
     assert!(!workspace.path("class.ckpt").exists() && !workspace.path("class.yaml").exists());
 }
 
@@ -59,12 +63,16 @@ fn scenes_are_learned_from_masks_and_drawn_by_one() {
     for number in 0..8 {
         let mask = GrayImage::from_fn(40, 36, |x, y| Luma([((x / 10 + y / 9 + number) % 5) as u8]));
         fs::create_dir_all(workspace.path("masks")).unwrap();
-        mask.save(workspace.path(&format!("masks/{number}.png"))).unwrap();
+        mask.save(workspace.path(&format!("masks/{number}.png")))
+            .unwrap();
     }
     let condition =
         "[stage2.semantic]\nmasks = \"masks\"\nn_stages = 2\nin_channels = 5\nout_channels = 3\n";
     let config = config_with(condition)
-        .replace("in_channels = 2\nout_channels = 2", "in_channels = 5\nout_channels = 2")
+        .replace(
+            "in_channels = 2\nout_channels = 2",
+            "in_channels = 5\nout_channels = 2",
+        )
         .replace("UNet2DConditionModel", "UNet2DModel")
         .replace("CrossAttnDownBlock2D", "DownBlock2D")
         .replace("CrossAttnUpBlock2D", "UpBlock2D")
@@ -96,17 +104,32 @@ fn pictures_are_led_away_from_and_regions_drawn_anew() {
     mask.save(workspace.path("mask.png")).unwrap();
 
     let draw = |arguments: &str, out: &str| {
-        workspace.run(&format!("sample cat --model run --steps 10 {arguments} --out {out}.png"));
+        workspace.run(&format!(
+            "sample cat --model run --steps 10 {arguments} --out {out}.png"
+        ));
         picture(&workspace, &format!("{out}.png"))
     };
     for sampler in ["ddim", "euler", "heun", "plms", "dpm++2m", "unipc"] {
-        let near = draw(&format!("--sampler {sampler} --init-image start.png --strength 0.1"), "near");
-        let far = draw(&format!("--sampler {sampler} --init-image start.png --strength 0.9"), "far");
+        let near = draw(
+            &format!("--sampler {sampler} --init-image start.png --strength 0.1"),
+            "near",
+        );
+        let far = draw(
+            &format!("--sampler {sampler} --init-image start.png --strength 0.9"),
+            "far",
+        );
         assert_ne!(near, far, "{sampler}: the strength has no effect");
-        let filled = draw(&format!("--sampler {sampler} --init-image start.png --mask mask.png"), "filled");
+        let filled = draw(
+            &format!("--sampler {sampler} --init-image start.png --mask mask.png"),
+            "filled",
+        );
         for (x, y, pixel) in filled.enumerate_pixels() {
             if x < 16 {
-                assert_eq!(pixel, start.get_pixel(x, y), "{sampler}: a known pixel at {x}, {y}");
+                assert_eq!(
+                    pixel,
+                    start.get_pixel(x, y),
+                    "{sampler}: a known pixel at {x}, {y}"
+                );
             }
         }
         assert!(
