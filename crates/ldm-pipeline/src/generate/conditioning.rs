@@ -169,7 +169,7 @@ impl LatentDiffusion {
         let refuse = |problem: String| Err(Error::Request(problem));
         let conditioner = self.configs.conditioner.as_ref();
         if !request.negative.is_empty() && !conditioner.is_some_and(ConditionerConfig::is_text) {
-            return refuse("only a text-conditional model takes a negative prompt".into());
+            return refuse("this model takes no negative prompt".into());
         }
         let num_classes = match conditioner {
             Some(ConditionerConfig::Class(config)) => Some(config.n_classes),

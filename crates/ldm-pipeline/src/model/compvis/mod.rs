@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ldm_autoencoder::compvis::FirstStageConfig as Autoencoder;
+use ldm_autoencoder::compvis::{FirstStageConfig as Autoencoder, FirstStageParams};
 use ldm_diffusion::{BetaSchedule, PredictionType, SchedulerConfig};
 use ldm_nn::weights::KeyPair;
 use ldm_text::Tokenizer;
@@ -59,6 +59,7 @@ pub(super) fn open(file: &Path, yaml: Option<&Path>) -> Result<ModelFiles, Error
             problem: format!("{} describes an autoencoder alone", origin.display()),
         });
     };
+    check_size(&diffusion, &tensors, &origin)?;
     let unet = (diffusion.unet.to_config()).map_err(|error| malformed(&origin, error))?;
     let unet_keys =
         ldm_diffusion::compvis::compvis_keys(&unet, diffusion.unet.use_new_attention_order);
@@ -95,6 +96,7 @@ pub(super) fn open(file: &Path, yaml: Option<&Path>) -> Result<ModelFiles, Error
         .transpose()?;
     let takes_text = matches!(diffusion.condition, Condition::Text(_));
     Ok(ModelFiles {
+        path: file.into(),
         skipped: parts.rest()?,
         configs,
         tokenizer: takes_text.then(Tokenizer::bert),
@@ -125,6 +127,7 @@ pub(super) fn open_first_stage(file: &Path, yaml: Option<&Path>) -> Result<First
         }
         Description::Autoencoder(params) => params,
     };
+    check_blocks("ddconfig", first_stage_blocks(&params), &tensors, &origin)?;
     let autoencoder = params
         .to_config()
         .map_err(|error| malformed(&origin, error))?;
@@ -148,6 +151,57 @@ fn describe(
         Some(path) => (yaml::load(&path)?, path),
         None => (guess::guess(file, tensors)?, file.into()),
     })
+}
+
+/// Whether no part has more blocks than the checkpoint has tensors: lists of names for them would only exhaust the memory.
+fn check_size(diffusion: &Diffusion, tensors: &Tensors, origin: &Path) -> Result<(), Error> {
+    let unet = &diffusion.unet;
+    let blocks = [
+        unet.channel_mult.len(),
+        unet.num_res_blocks,
+        unet.transformer_depth,
+    ];
+    check_blocks("unet_config", blocks, tensors, origin)?;
+    if let Some(params) = &diffusion.first_stage {
+        check_blocks(
+            "first_stage_config",
+            first_stage_blocks(params),
+            tensors,
+            origin,
+        )?;
+    }
+    match &diffusion.condition {
+        Condition::Text(params) => {
+            check_blocks("cond_stage_config", [1, params.n_layer, 1], tensors, origin)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn first_stage_blocks(params: &FirstStageParams) -> [usize; 3] {
+    let config = &params.ddconfig;
+    [config.ch_mult.len(), config.num_res_blocks, 1]
+}
+
+fn check_blocks(
+    part: &str,
+    factors: [usize; 3],
+    tensors: &Tensors,
+    origin: &Path,
+) -> Result<(), Error> {
+    let blocks = factors.into_iter().fold(1, |product: usize, factor| {
+        product.saturating_mul(factor.max(1))
+    });
+    match blocks > tensors.len() {
+        true => Err(malformed(
+            origin,
+            format!(
+                "`{part}` describes {blocks} blocks, but the checkpoint has {} tensors",
+                tensors.len()
+            ),
+        )),
+        false => Ok(()),
+    }
 }
 
 /// The tensors of a checkpoint, handed out part by part.
