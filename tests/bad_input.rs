@@ -371,8 +371,8 @@ fn wrong_data() {
             ),
             case(
                 "train vae tiny.toml --data data --out run --set stage1.loss.perceptual_weight=1 --set stage1.vgg=no/body",
-                "no/body from the hub",
-                "give its path",
+                "model.safetensors of no/body is not in the cache",
+                "give their path",
             ),
             case(
                 "quickstart --out run --steps 1 --vgg no.safetensors",

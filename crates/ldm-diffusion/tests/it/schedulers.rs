@@ -335,7 +335,9 @@ fn wrong_requests_are_named() {
         steps_offset: 1,
         ..config.clone()
     };
-    assert!(message(SamplerKind::Ddpm.build(&shifted, 1000, 0.0)).contains("use fewer"));
+    assert!(message(SamplerKind::Ddim.build(&shifted, 1000, 0.0)).contains("use fewer"));
+    let all = SamplerKind::Ddpm.build(&shifted, 1000, 0.0).unwrap();
+    assert_eq!(all.timesteps()[..2], [999.0, 998.0]);
     assert!(message(SamplerKind::Ddim.build(&config, 50, 1.5)).contains("`eta` is 1.5"));
     let third = |algorithm_type| SchedulerConfig {
         class_name: "DPMSolverMultistepScheduler".into(),
