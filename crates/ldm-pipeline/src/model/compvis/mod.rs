@@ -33,6 +33,8 @@ use crate::{
 const UNET: &str = "model.diffusion_model.";
 const FIRST_STAGE: &str = "first_stage_model.";
 const CONDITION: &str = "cond_stage_model.";
+/// Tensors that a block of any part has at least.
+const TENSORS_PER_BLOCK: usize = 8;
 /// The text encoder's head back to the vocabulary.
 const TO_LOGITS: &str = "cond_stage_model.transformer.to_logits.weight";
 
@@ -192,7 +194,7 @@ fn check_blocks(
     let blocks = factors.into_iter().fold(1, |product: usize, factor| {
         product.saturating_mul(factor.max(1))
     });
-    match blocks > tensors.len() {
+    match blocks.saturating_mul(TENSORS_PER_BLOCK) > tensors.len() {
         true => Err(malformed(
             origin,
             format!(
