@@ -51,10 +51,10 @@ fn checkpoints_that_are_not_what_they_should_be() {
         &["short/model.ckpt"],
     );
     workspace.write("text.ckpt", "no checkpoint at all");
-    refused(&workspace, &format!("info text.ckpt"), &["text.ckpt"]);
+    refused(&workspace, "info text.ckpt", &["text.ckpt"]);
     refused(
         &workspace,
-        &format!("sample --model alone/model.ckpt --yaml nowhere.yaml --class 1"),
+        "sample --model alone/model.ckpt --yaml nowhere.yaml --class 1",
         &["nowhere.yaml"],
     );
 

@@ -29,7 +29,7 @@ pub(crate) enum Command {
     /// Train the autoencoder, the diffusion model, or one after the other.
     #[command(subcommand)]
     Train(TrainCommand),
-    Sample(SampleArgs),
+    Sample(Box<SampleArgs>),
     Encode(EncodeArgs),
     Decode(DecodeArgs),
     Reconstruct(ReconstructArgs),
@@ -223,7 +223,7 @@ fn sampler_help() -> String {
 /// Where a model is.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
-    /// Model or run directory, CompVis checkpoint (.ckpt or .safetensors), or hub id (owner/name[@revision])
+    /// Model or run directory, CompVis checkpoint (.ckpt or .safetensors), or hub id (owner/name or owner/name@revision)
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// Configuration of a CompVis checkpoint [default: a .yaml beside it, or guessed from the shapes of its tensors]

@@ -21,17 +21,12 @@ const IMAGES: &str = "images";
 /// Images that pass the autoencoder together.
 const BATCH: usize = 8;
 
-/// What a first stage makes of images, not scaled, each `[N, c, h, w]`.
-pub enum EncodedImages {
-    /// Of a KL autoencoder.
-    Posterior {
-        /// Means.
-        mean: Tensor<4>,
-        /// Log-variances.
-        logvar: Tensor<4>,
-    },
-    /// Of a VQ autoencoder, before quantisation, or pixels where there is none.
-    Latents(Tensor<4>),
+/// What a first stage makes of images, not scaled.
+pub struct EncodedImages {
+    /// Means of a KL autoencoder's posteriors, latents of a VQ one before quantisation, or pixels; `[N, c, h, w]`.
+    pub latents: Tensor<4>,
+    /// Log-variances of a KL autoencoder's posteriors, `[N, c, h, w]`.
+    pub logvar: Option<Tensor<4>>,
 }
 
 /// Encodes image files, or safetensors files with `images` `[N, C, H, W]` in `[-1, 1]`, which must agree in size. An image file
@@ -71,13 +66,9 @@ pub fn encode_files(
             logvars.push(posterior.logvar);
         }
     }
-    let mean = Tensor::cat(means, 0);
-    Ok(match first_stage {
-        FirstStage::Kl(_) => EncodedImages::Posterior {
-            mean,
-            logvar: Tensor::cat(logvars, 0),
-        },
-        _ => EncodedImages::Latents(mean),
+    Ok(EncodedImages {
+        latents: Tensor::cat(means, 0),
+        logvar: matches!(first_stage, FirstStage::Kl(_)).then(|| Tensor::cat(logvars, 0)),
     })
 }
 
@@ -108,11 +99,9 @@ fn check_image_shape(
 /// # Errors
 /// If the file can't be written.
 pub fn save_encoded(path: &Path, encoded: &EncodedImages) -> Result<(), Error> {
-    match encoded {
-        EncodedImages::Posterior { mean, logvar } => {
-            save_tensors(path, &[("mean", mean), ("logvar", logvar)])
-        }
-        EncodedImages::Latents(latents) => save_tensors(path, &[("latents", latents)]),
+    match &encoded.logvar {
+        Some(logvar) => save_tensors(path, &[("mean", &encoded.latents), ("logvar", logvar)]),
+        None => save_tensors(path, &[("latents", &encoded.latents)]),
     }
 }
 

@@ -1,6 +1,6 @@
 use ldm_pipeline::{
     Error,
-    encode::{EncodedImages, encode_files, save_encoded},
+    encode::{encode_files, save_encoded},
     model::FirstStageFiles,
 };
 
@@ -12,9 +12,6 @@ pub(crate) fn run(args: EncodeArgs) -> Result<(), Error> {
     let first_stage = files.load(&device)?;
     let encoded = encode_files(&args.images, &first_stage, &files.config, &device)?;
     save_encoded(&args.out, &encoded)?;
-    let [n, c, h, w] = match &encoded {
-        EncodedImages::Posterior { mean, .. } => mean.dims(),
-        EncodedImages::Latents(latents) => latents.dims(),
-    };
+    let [n, c, h, w] = encoded.latents.dims();
     print(format_args!("{}  [{n}, {c}, {h}, {w}]", args.out.display()))
 }

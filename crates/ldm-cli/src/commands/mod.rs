@@ -23,7 +23,7 @@ pub(crate) fn run(command: Command) -> Result<(), Error> {
         Command::Train(TrainCommand::Vae(args)) => train::run(args, train::VAE),
         Command::Train(TrainCommand::Diffusion(args)) => train::run(args, train::DIFFUSION),
         Command::Train(TrainCommand::All(args)) => train::run(args, train::ALL),
-        Command::Sample(args) => sample::run(args),
+        Command::Sample(args) => sample::run(&args),
         Command::Encode(args) => encode::run(args),
         Command::Decode(args) => decode::run(args),
         Command::Convert(args) => convert::run(args),

@@ -19,7 +19,7 @@ use crate::{args::SampleArgs, output::print, progress::Progress};
 /// How far image-to-image leads away from the picture.
 const STRENGTH: f64 = 0.8;
 
-pub(crate) fn run(args: SampleArgs) -> Result<(), Error> {
+pub(crate) fn run(args: &SampleArgs) -> Result<(), Error> {
     let device = args.device.device.open();
     let files = ModelFiles::open(&args.model.model, args.model.yaml.as_deref())?;
     let init_latents = (args.init_latents.as_ref())
@@ -27,7 +27,7 @@ pub(crate) fn run(args: SampleArgs) -> Result<(), Error> {
         .transpose()?;
     let held = init_latents.as_ref().map_or(1, |latents| latents.dims()[0]);
     let count = args.count.map_or(held, |count| count as usize);
-    let condition = condition(&args, files.tokenizer.is_some())?;
+    let condition = condition(args, files.tokenizer.is_some())?;
     let sampler = (args.sampler)
         .or_else(|| SamplerKind::for_config(&files.configs.scheduler))
         .unwrap_or_default();
@@ -44,14 +44,14 @@ pub(crate) fn run(args: SampleArgs) -> Result<(), Error> {
             .map(|(height, width)| [height as usize, width as usize]),
         batch: args.batch as usize,
         init_latents,
-        source: source(&args, files.configs.first_stage.factor())?,
+        source: source(args, files.configs.first_stage.factor())?,
         tile: args.tile.map(|tile| tile as usize),
     };
     let model = files.load(&device)?;
     model.check(&request)?;
     let paths = output_paths(&args.out, count);
     check_writable(&paths)?;
-    draw(&model, &request, &args, &paths)
+    draw(&model, &request, args, &paths)
 }
 
 fn draw(

@@ -2,7 +2,7 @@
 //! others.
 //!
 //! Attention there goes by factors of down-sampling, and the middle always attends; its modules are numbered through all
-//! levels. A configuration that has a counterpart in [`UNetConfig`] is translated exactly, any other is refused.
+//! levels. A configuration that has a counterpart in [`UNetConfig`](crate::UNetConfig) is translated exactly, any other is refused.
 
 mod convert;
 mod guess;

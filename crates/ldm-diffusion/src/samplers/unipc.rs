@@ -84,7 +84,7 @@ impl UniPc {
     }
 
     /// The prediction that this step's `output` is to correct.
-    fn to_correct(&mut self, step: usize) -> Option<Prediction> {
+    fn take_prediction_to_correct(&mut self, step: usize) -> Option<Prediction> {
         let last = self.last.take().filter(|last| last.step + 1 == step)?;
         (!self.disable_corrector.contains(&last.step)).then_some(last)
     }
@@ -229,7 +229,7 @@ impl Sampler for UniPc {
         } else {
             denoised.clone()
         };
-        let x = match self.to_correct(step) {
+        let x = match self.take_prediction_to_correct(step) {
             Some(last) => self.advance(last.x, last.step, last.order, Some(output.clone())),
             None => x,
         };

@@ -8,6 +8,7 @@ use super::config::{ClassEmbedType, UNetConfig};
 
 /// What is added to the timestep's embedding for a class.
 #[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a network has one")]
 pub enum ClassEmbedding {
     /// A learned vector per class.
     Learned(Embedding),

@@ -272,8 +272,8 @@ fn what_has_no_counterpart_here_is_named() {
 
 #[test]
 fn what_has_no_counterpart_there_is_named() {
-    type Change = fn(&mut UNetConfig);
-    let table: [(&str, fn() -> UNetConfig, Change); 10] = [
+    type Case = (&'static str, fn() -> UNetConfig, fn(&mut UNetConfig));
+    let table: [Case; 10] = [
         ("norm_num_groups", UNetConfig::celebahq, |c| {
             c.norm_num_groups = 16
         }),

@@ -27,6 +27,7 @@ pub(super) struct Conditions {
     seed: u64,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a run has one")]
 enum Kind {
     Nothing,
     Text {
