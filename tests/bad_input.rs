@@ -396,8 +396,8 @@ fn wrong_data() {
             ),
             case(
                 "train diffusion tiny.toml --data data --out run --set stage2.first_stage=empty",
-                "empty is no model directory",
-                "model directory",
+                "empty is no model",
+                "model_index.json",
             ),
             // The perceptual network.
             case(
@@ -417,8 +417,8 @@ fn wrong_data() {
             ),
             case(
                 "train vae tiny.toml --data data --out run --set stage1.loss.perceptual_weight=1 --set stage1.vgg=no/body",
-                "no/body from the hub",
-                "give its path",
+                "model.safetensors of no/body is not in the cache",
+                "give their path",
             ),
             case(
                 "quickstart --out run --steps 1 --vgg no.safetensors",
@@ -519,16 +519,20 @@ fn wrong_models_and_requests() {
         &[
             case(
                 "sample cat --model nowhere",
-                "nowhere is no model directory",
+                "nowhere is no model",
                 "model_index.json",
             ),
             case(
                 "sample cat --model data",
-                "data is no model directory",
+                "data is no model",
                 "model_index.json",
             ),
             case("sample cat --model truncated", "truncated: ", "again"),
-            case("sample cat --model headless", "headless", "check the path"),
+            case(
+                "sample cat --model headless",
+                "headless",
+                "export the model again",
+            ),
             case("sample cat --model garbage", "garbage/unet/config.json", ""),
             case(
                 "sample cat --model wider",
@@ -543,7 +547,7 @@ fn wrong_models_and_requests() {
             ),
             case(
                 "sample cat --model mute",
-                "there is no bert/config.json",
+                "the model has no text encoder",
                 "",
             ),
             case(
@@ -588,7 +592,7 @@ fn wrong_models_and_requests() {
             ),
             case(
                 "reconstruct data/0.png --model nowhere --out out",
-                "nowhere is no model directory",
+                "nowhere is no model",
                 "",
             ),
             case(
@@ -611,11 +615,7 @@ fn wrong_models_and_requests() {
                 "would overwrite out/0.png",
                 "",
             ),
-            case(
-                "info nowhere",
-                "nowhere is no model directory",
-                "model_index.json",
-            ),
+            case("info nowhere", "nowhere is no model", "model_index.json"),
             case("info garbage", "garbage/unet/config.json", ""),
             // A run that is already there.
             case(
@@ -651,7 +651,7 @@ fn wrong_models_and_requests() {
             case(
                 "train diffusion tiny.toml --data data --out other --set stage2.first_stage=run --set stage1.vae.latent_channels=3 --set stage2.unet.in_channels=3 --set stage2.unet.out_channels=3",
                 "2 latent channels",
-                "model directory",
+                "model_index.json",
             ),
         ],
     );

@@ -29,6 +29,9 @@ pub struct DiffusionLossConfig {
     /// Weight of the variational term, the same distance weighted by
     /// [`lvlb_weights`](NoiseSchedule::lvlb_weights).
     pub original_elbo_weight: f64,
+    /// Logarithm of the error's variance that `L_simple` assumes at every step: the distance is divided by the variance and the
+    /// logarithm is added, as in the reference. 0 leaves the distance alone.
+    pub logvar_init: f64,
     /// Weighs `L_simple` by the signal-to-noise ratio clamped to this value (Hang et al. 2023; they use 5).
     pub min_snr_gamma: Option<f64>,
 }
@@ -41,6 +44,7 @@ impl Default for DiffusionLossConfig {
             prediction_type: PredictionType::Epsilon,
             l_simple_weight: 1.0,
             original_elbo_weight: 0.0,
+            logvar_init: 0.0,
             min_snr_gamma: None,
         }
     }
@@ -52,8 +56,12 @@ pub struct DiffusionLoss {
     kind: LossKind,
     prediction_type: PredictionType,
     schedule: NoiseSchedule,
-    /// Everything that multiplies an item's distance, per timestep.
-    weights: Vec<f64>,
+    l_simple_weight: f64,
+    logvar_init: f64,
+    /// What multiplies an item's distance in `L_simple` with a variance of 1, per timestep.
+    simple: Vec<f64>,
+    /// What multiplies it in the variational term.
+    elbo: Vec<f64>,
 }
 
 /// What [`DiffusionLoss::forward`] computes.
@@ -69,7 +77,7 @@ impl DiffusionLossConfig {
     /// Joins the objective with the schedule that noises the data.
     ///
     /// # Errors
-    /// If a weight is negative, both are 0, or the schedule makes a step's weight infinite.
+    /// If a weight is negative, both are 0, `logvar_init` isn't a number, or the schedule makes a step's weight infinite.
     pub fn init(&self, schedule: NoiseSchedule) -> Result<DiffusionLoss, Error> {
         for (field, weight) in [
             ("l_simple_weight", self.l_simple_weight),
@@ -86,8 +94,22 @@ impl DiffusionLossConfig {
                 "and `original_elbo_weight` are both 0, so there is nothing to learn",
             ));
         }
-        let weights = self.weights(&schedule);
-        if let Some(t) = weights.iter().position(|weight| !weight.is_finite()) {
+        if !self.logvar_init.is_finite() {
+            return Err(invalid(
+                "logvar_init",
+                format!("is {}: it must be a finite number", self.logvar_init),
+            ));
+        }
+        let steps = schedule.num_train_timesteps();
+        let elbo = if self.original_elbo_weight > 0.0 {
+            let lvlb = schedule.lvlb_weights(self.prediction_type);
+            lvlb.iter()
+                .map(|lvlb| self.original_elbo_weight * lvlb)
+                .collect()
+        } else {
+            vec![0.0; steps]
+        };
+        if let Some(t) = elbo.iter().position(|weight| !weight.is_finite()) {
             return Err(invalid(
                 "original_elbo_weight",
                 format!("has an infinite weight at step {t}, which has no signal: use 0"),
@@ -96,33 +118,26 @@ impl DiffusionLossConfig {
         Ok(DiffusionLoss {
             kind: self.kind,
             prediction_type: self.prediction_type,
+            l_simple_weight: self.l_simple_weight,
+            logvar_init: self.logvar_init,
+            simple: (0..steps)
+                .map(|t| self.l_simple_weight * self.snr_weight(schedule.snr(t)))
+                .collect(),
+            elbo,
             schedule,
-            weights,
         })
     }
 
-    fn weights(&self, schedule: &NoiseSchedule) -> Vec<f64> {
-        let snr_weight = |t: usize| match self.min_snr_gamma {
-            None => 1.0,
-            Some(gamma) => {
-                let snr = schedule.snr(t);
-                match self.prediction_type {
-                    PredictionType::Epsilon => (gamma / snr).min(1.0),
-                    PredictionType::Sample => snr.min(gamma),
-                    PredictionType::Velocity => snr.min(gamma) / (snr + 1.0),
-                }
-            }
+    /// The clamped signal-to-noise ratio in terms of the prediction (Hang et al. 2023).
+    fn snr_weight(&self, snr: f64) -> f64 {
+        let Some(gamma) = self.min_snr_gamma else {
+            return 1.0;
         };
-        let mut weights: Vec<f64> = (0..schedule.num_train_timesteps())
-            .map(|t| self.l_simple_weight * snr_weight(t))
-            .collect();
-        if self.original_elbo_weight > 0.0 {
-            let lvlb = schedule.lvlb_weights(self.prediction_type);
-            for (weight, lvlb) in weights.iter_mut().zip(lvlb) {
-                *weight += self.original_elbo_weight * lvlb;
-            }
+        match self.prediction_type {
+            PredictionType::Epsilon => (gamma / snr).min(1.0),
+            PredictionType::Sample => snr.min(gamma),
+            PredictionType::Velocity => snr.min(gamma) / (snr + 1.0),
         }
-        weights
     }
 }
 
@@ -132,7 +147,8 @@ impl DiffusionLoss {
         &self.schedule
     }
 
-    /// `mean over items of w_t mean over elements of |target - output|^p`, computed in f32.
+    /// The mean over items of `l_simple_weight (m_t d / e^l + l) + original_elbo_weight v_t d`, computed in f32: `d` is the mean over an
+    /// item's elements of `|target - output|^p`, `m_t` the signal-to-noise weight, `v_t` the variational one and `l` is `logvar_init`.
     ///
     /// # Shapes
     /// - `output`: the network's answer to `x_t`, `[N, C, H, W]`
@@ -148,22 +164,68 @@ impl DiffusionLoss {
         noise: Tensor<4>,
         timesteps: &[usize],
     ) -> DiffusionLossOutput {
-        let device = output.device();
-        let level = self.schedule.levels(timesteps, &device);
+        let per_item = self.distances(output, x0, noise, timesteps);
+        let precision = (-self.logvar_init).exp();
+        let weights = timesteps
+            .iter()
+            .map(|&t| self.simple[t] * precision + self.elbo[t]);
+        let weights = per_timestep(weights, &per_item.device());
+        let constant = self.l_simple_weight * self.logvar_init;
+        DiffusionLossOutput {
+            loss: (per_item.clone() * weights).mean().add_scalar(constant),
+            per_item: per_item.detach(),
+        }
+    }
+
+    /// As [`forward`](Self::forward), with `logvar` `[T]` for the logarithm of the variance at each step. It may be a parameter that is
+    /// trained along; `logvar_init` is its first value and has no part here.
+    ///
+    /// # Panics
+    /// If a timestep lies outside the schedule.
+    pub fn forward_with_logvar(
+        &self,
+        output: Tensor<4>,
+        x0: Tensor<4>,
+        noise: Tensor<4>,
+        timesteps: &[usize],
+        logvar: Tensor<1>,
+    ) -> DiffusionLossOutput {
+        let per_item = self.distances(output, x0, noise, timesteps);
+        let device = per_item.device();
+        let steps: Vec<i64> = timesteps.iter().map(|&t| t as i64).collect();
+        let logvar = logvar.select(0, Tensor::<1, Int>::from_ints(steps.as_slice(), &device));
+        let simple = per_timestep(timesteps.iter().map(|&t| self.simple[t]), &device);
+        let elbo = per_timestep(timesteps.iter().map(|&t| self.elbo[t]), &device);
+        let loss = per_item.clone() * (simple * logvar.clone().neg().exp() + elbo)
+            + logvar.mul_scalar(self.l_simple_weight);
+        DiffusionLossOutput {
+            loss: loss.mean(),
+            per_item: per_item.detach(),
+        }
+    }
+
+    /// The mean distance of each item, `[N]`.
+    fn distances(
+        &self,
+        output: Tensor<4>,
+        x0: Tensor<4>,
+        noise: Tensor<4>,
+        timesteps: &[usize],
+    ) -> Tensor<1> {
+        let level = self.schedule.levels(timesteps, &output.device());
         let target = self.prediction_type.target(&level, x0, noise);
         let error = output.cast(FloatDType::F32) - target.cast(FloatDType::F32);
         let distance = match self.kind {
             LossKind::L2 => error.clone() * error,
             LossKind::L1 => error.abs(),
         };
-        let per_item: Tensor<1> = distance.flatten::<2>(1, 3).mean_dim(1).squeeze_dim(1);
-        let weights: Vec<f32> = timesteps.iter().map(|&t| self.weights[t] as f32).collect();
-        let weights = Tensor::<1>::from_floats(weights.as_slice(), &device);
-        DiffusionLossOutput {
-            loss: (per_item.clone() * weights).mean(),
-            per_item: per_item.detach(),
-        }
+        distance.flatten::<2>(1, 3).mean_dim(1).squeeze_dim(1)
     }
+}
+
+fn per_timestep(values: impl Iterator<Item = f64>, device: &Device) -> Tensor<1> {
+    let values: Vec<f32> = values.map(|value| value as f32).collect();
+    Tensor::from_floats(values.as_slice(), device)
 }
 
 fn invalid(field: &'static str, problem: impl Into<String>) -> Error {

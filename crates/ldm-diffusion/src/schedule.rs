@@ -50,6 +50,9 @@ impl BetaSchedule {
     }
 }
 
+/// More training steps than any model has; a number beyond is a mistake that would only exhaust the memory.
+const MOST_STEPS: usize = 100_000;
+
 /// The forward process: how much of `x_0` is left at every training step. All in f64 on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NoiseSchedule {
@@ -81,6 +84,12 @@ impl NoiseSchedule {
                     format!("is {beta_end}: it must lie between `beta_start` ({beta_start}) and 1"),
                 ));
             }
+        }
+        if steps > MOST_STEPS {
+            return Err(invalid(
+                "num_train_timesteps",
+                format!("is {steps}: it may be at most {MOST_STEPS}"),
+            ));
         }
         Self::from_betas(schedule.betas(beta_start, beta_end, steps))
     }

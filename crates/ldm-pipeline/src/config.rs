@@ -580,10 +580,10 @@ impl Stage2Config {
             );
             return Err(("stage2.unet", problem));
         }
-        if self.unet.num_class_embeds.is_some() {
+        if self.unet.has_classes() {
             return Err((
                 "stage2.unet",
-                "has `num_class_embeds`: classes are attended to, see `stage2.class`".into(),
+                "has `num_class_embeds` or `class_embed_type`: in training classes are attended to, see `stage2.class`".into(),
             ));
         }
         let scheduler = self.noise.scheduler(&self.loss);

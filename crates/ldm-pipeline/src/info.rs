@@ -31,7 +31,7 @@ pub fn describe(path: &Path) -> Result<String, Error> {
     }
     match ModelFiles::open(path, None) {
         Ok(files) => {
-            let _ = writeln!(text, "model {}", path.display());
+            let _ = writeln!(text, "model {}", files.path.display());
             describe_model(&mut text, &files.configs);
             describe_skipped(&mut text, &files.skipped);
         }
@@ -193,9 +193,12 @@ fn describe_conditioner(text: &mut String, config: &ConditionerConfig) {
 }
 
 fn describe_unet(text: &mut String, config: &UNetConfig) {
+    let added = config.in_channels.saturating_sub(config.out_channels);
     let context = match config.cross_attention_dim {
         Some(width) => format!("context of width {width}"),
-        None => format!("{} channels to {}", config.in_channels, config.out_channels),
+        None if config.has_classes() => "classes".into(),
+        None if added > 0 => format!("{added} channels beside the latent's"),
+        None => "unconditional".into(),
     };
     let what = format!("channels {:?}, {context}", config.block_out_channels);
     line(

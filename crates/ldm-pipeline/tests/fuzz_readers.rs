@@ -5,7 +5,7 @@ mod fuzz;
 #[global_allocator]
 static ALLOCATOR: fuzz::Counting = fuzz::Counting;
 
-const FILES: usize = 10_000;
+const FILES: usize = 3_000;
 
 #[test]
 fn damaged_files_neither_panic_nor_exhaust_memory() {

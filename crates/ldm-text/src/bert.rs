@@ -77,8 +77,9 @@ impl BertConfig {
     /// Checks that there is such a model.
     ///
     /// # Errors
-    /// Names the first field that is 0, or `num_attention_heads` where the heads can't share `hidden_size` evenly.
+    /// Names the first field that is 0, too many layers, or `num_attention_heads` where the heads can't share `hidden_size` evenly.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::refuse_too_many("num_hidden_layers", self.num_hidden_layers)?;
         ConfigError::refuse_zeros(&[
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),

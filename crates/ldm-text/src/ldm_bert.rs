@@ -66,8 +66,9 @@ impl LdmBertConfig {
     /// Checks that there is such a model.
     ///
     /// # Errors
-    /// Names the first field that is 0.
+    /// Names the first field that is 0, or too many layers.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::refuse_too_many("encoder_layers", self.encoder_layers)?;
         ConfigError::refuse_zeros(&[
             ("vocab_size", self.vocab_size),
             ("max_position_embeddings", self.max_position_embeddings),

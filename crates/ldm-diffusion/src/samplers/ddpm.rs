@@ -20,7 +20,13 @@ impl Ddpm {
     /// If `config` makes no schedule, `steps` don't fit into it, or a noise prediction meets a level without signal.
     pub fn new(config: &SchedulerConfig, steps: usize) -> Result<Self, Error> {
         let schedule = config.rescaled_schedule()?;
-        let timesteps = spacing::whole(config, schedule.num_train_timesteps(), steps)?;
+        let train_steps = schedule.num_train_timesteps();
+        // All training steps need no offset to begin at the noisiest: with the one of CompVis' DDIM they would begin beyond it.
+        let timesteps = if steps == train_steps {
+            (0..train_steps).rev().collect()
+        } else {
+            spacing::whole(config, train_steps, steps)?
+        };
         let alphas: Vec<f64> = timesteps
             .iter()
             .map(|&t| schedule.alphas_cumprod()[t])

@@ -15,7 +15,7 @@ use crate::{
 /// Below so many steps the last ones are of lower order.
 const FEW_STEPS: usize = 15;
 
-/// Multistep DPM-Solver++ of order 1 to 3 (Lu et al. 2022b, algorithm 2), its variant for the SDE (appendix B of the same), and both for
+/// Multistep DPM-Solver++ of order 1 to 3 (Lu et al. 2022b, algorithm 2), its variant for the SDE (SDE-DPM-Solver++ of the same), and both for
 /// a predicted noise (Lu et al. 2022a).
 ///
 /// With `lambda = log(signal / noise)` and `h` the step in it, the linear part of the equation is solved exactly, and the clean sample (or

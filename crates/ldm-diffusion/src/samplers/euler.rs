@@ -8,7 +8,7 @@ use crate::{
     Error, Interpolation, PredictionType, SchedulerConfig, TimestepType, schedule::linspace,
 };
 
-/// Euler's method for the probability flow ODE `dx/dsigma = eps` (Karras et al. 2022, algorithm 2 without its noise).
+/// Euler's method for the probability flow ODE `dx/dsigma = eps` (Karras et al. 2022, algorithm 1 without its correction).
 pub struct Euler {
     levels: SigmaLevels,
 }

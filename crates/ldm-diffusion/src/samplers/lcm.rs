@@ -93,7 +93,7 @@ impl Sampler for Lcm {
         let predicted = self.prediction_type.denoise(&level, output, x.clone());
         let x0 = self.clip.apply(predicted.x0);
 
-        // Boundary condition (eq. 9): at timestep 0 the model is the identity.
+        // Boundary condition: at timestep 0 the model is the identity.
         let scaled = self.timesteps[step] * self.timestep_scaling;
         let variance = scaled * scaled + SIGMA_DATA * SIGMA_DATA;
         let (skip, out) = (SIGMA_DATA * SIGMA_DATA / variance, scaled / variance.sqrt());

@@ -8,7 +8,7 @@ const RUNGE_KUTTA_LEVELS: usize = 3;
 const RUNGE_KUTTA_CALLS: usize = 4;
 
 /// Pseudo linear multistep method (Liu et al. 2022, algorithm 2): a fourth-order Adams-Bashforth formula for the noise, then DDIM's
-/// step (eq. 11) with it.
+/// step (eq. 9) with it.
 ///
 /// It needs three earlier outputs. They come from steps of the pseudo Runge-Kutta method (eq. 13) with four calls each or, with
 /// `skip_prk_steps`, from formulas of lower order after a first step that is made twice, as in CompVis' PLMS.

@@ -13,7 +13,7 @@ use crate::{Error, NoiseLevel, PredictionType, SchedulerConfig, SolverType, pred
 /// corrects the step that led to it, then predicts the next.
 ///
 /// Both halves expand the output in `lambda = log(signal / noise)` at the latest levels and find the weights of the differences from a
-/// small linear system (eq. 6 and 12); `B(h)` is `h` or `e^h - 1`.
+/// small linear system; `B(h)` is `h` or `e^h - 1`.
 pub struct UniPc {
     timesteps: Vec<f64>,
     /// `sigma` of each step, and the one that the last leads to.

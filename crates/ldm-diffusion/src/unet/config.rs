@@ -215,6 +215,14 @@ impl PerLevel {
         }
     }
 
+    /// The largest number of any level.
+    pub(crate) fn largest(&self) -> usize {
+        match self {
+            Self::All(value) => *value,
+            Self::Each(values) => values.iter().copied().max().unwrap_or(0),
+        }
+    }
+
     fn is_one(&self) -> bool {
         *self == Self::All(1)
     }

@@ -3,6 +3,9 @@ use serde_json::{Value, json};
 use super::config::*;
 use crate::Error;
 
+/// More blocks than any U-Net has; a number beyond is a mistake that would only exhaust the memory.
+const MOST_BLOCKS: usize = 1024;
+
 /// Refuses the options of diffusers that change what is computed and that this crate has no code for.
 pub(super) fn reject_foreign_options(config: &Value) -> Result<(), Error> {
     // Each with the values that it may have; a missing key or null will do as well.
@@ -81,6 +84,17 @@ pub(super) fn validate(config: &UNetConfig) -> Result<(), Error> {
     ] {
         if value == 0 {
             return Err(invalid(field, "is 0: it must be at least 1"));
+        }
+    }
+    let depth = config.transformer_layers_per_block.largest();
+    for (field, blocks) in [
+        ("layers_per_block", config.layers_per_block),
+        ("transformer_layers_per_block", depth),
+    ] {
+        if blocks.saturating_mul(levels) > MOST_BLOCKS {
+            let problem =
+                format!("is {blocks}: on {levels} levels that is more than {MOST_BLOCKS} blocks");
+            return Err(invalid(field, problem));
         }
     }
     for (field, length) in [

@@ -51,80 +51,92 @@ fn noised_input_and_weights_match() {
     }
 }
 
+/// Fails unless `value` is the scalar `name` of the fixture.
+fn assert_scalar(tensors: &Tensors, name: &str, value: Tensor<1>) {
+    let value: f32 = value.into_scalar();
+    let expected = tensors.values(name)[0];
+    let error = (value - expected).abs() / expected.abs();
+    assert!(error < 5e-5, "{name}: {value}, not {expected}");
+}
+
 #[test]
 fn losses_match() {
+    use LossKind::{L1, L2};
+    use PredictionType::{Epsilon, Sample};
     let (tensors, times) = (tensors(), timesteps());
-    // The reference divides the simple term by exp(logvar) and adds logvar to it, a constant in these runs.
     for (name, kind, prediction_type, elbo, simple, logvar) in [
-        (
-            "l2_eps",
-            LossKind::L2,
-            PredictionType::Epsilon,
-            0.0,
-            1.0,
-            0f64,
-        ),
-        (
-            "l1_eps",
-            LossKind::L1,
-            PredictionType::Epsilon,
-            0.0,
-            1.0,
-            0.0,
-        ),
-        (
-            "l2_eps_elbo",
-            LossKind::L2,
-            PredictionType::Epsilon,
-            0.01,
-            0.7,
-            0.3,
-        ),
-        (
-            "l1_eps_elbo",
-            LossKind::L1,
-            PredictionType::Epsilon,
-            0.01,
-            0.7,
-            0.3,
-        ),
-        (
-            "l2_x0_elbo",
-            LossKind::L2,
-            PredictionType::Sample,
-            0.5,
-            0.7,
-            0.3,
-        ),
-        (
-            "l1_x0_elbo",
-            LossKind::L1,
-            PredictionType::Sample,
-            0.5,
-            0.7,
-            0.3,
-        ),
+        ("l2_eps", L2, Epsilon, 0.0, 1.0, 0.0),
+        ("l1_eps", L1, Epsilon, 0.0, 1.0, 0.0),
+        ("l2_eps_elbo", L2, Epsilon, 0.01, 0.7, 0.3),
+        ("l1_eps_elbo", L1, Epsilon, 0.01, 0.7, 0.3),
+        ("l2_x0_elbo", L2, Sample, 0.5, 0.7, 0.3),
+        ("l1_x0_elbo", L1, Sample, 0.5, 0.7, 0.3),
     ] {
         let config = DiffusionLossConfig {
             kind,
             prediction_type,
-            l_simple_weight: simple * (-logvar).exp(),
+            l_simple_weight: simple,
             original_elbo_weight: elbo,
+            logvar_init: logvar,
             min_snr_gamma: None,
         };
-        let output = config.init(schedule()).unwrap().forward(
+        let forward = |config: &DiffusionLossConfig| {
+            config.init(schedule()).unwrap().forward(
+                tensors.get("model_output"),
+                tensors.get("x0"),
+                tensors.get("noise"),
+                &times,
+            )
+        };
+        let output = forward(&config);
+        assert_scalar(&tensors, &format!("{name}.loss"), output.loss);
+        let simple = output.per_item.mean();
+        assert_scalar(&tensors, &format!("{name}.loss_simple"), simple);
+        let variational = DiffusionLossConfig {
+            l_simple_weight: 0.0,
+            original_elbo_weight: 1.0,
+            ..config
+        };
+        let loss = forward(&variational).loss;
+        assert_scalar(&tensors, &format!("{name}.loss_vlb"), loss);
+    }
+}
+
+#[test]
+fn losses_with_a_learned_variance_match() {
+    let (tensors, times) = (tensors(), timesteps());
+    let name = "l2_eps_learn_logvar";
+    let logvar = || tensors.get::<1>("logvar");
+    let forward = |original_elbo_weight, logvar| {
+        let config = DiffusionLossConfig {
+            original_elbo_weight,
+            ..DiffusionLossConfig::default()
+        };
+        config.init(schedule()).unwrap().forward_with_logvar(
             tensors.get("model_output"),
             tensors.get("x0"),
             tensors.get("noise"),
             &times,
-        );
-        let loss = output.loss.into_scalar::<f32>() + (simple * logvar) as f32;
-        let simple = output.per_item.mean().into_scalar::<f32>();
-        for (what, value) in [("loss", loss), ("loss_simple", simple)] {
-            let expected = tensors.values(&format!("{name}.{what}"))[0];
-            let error = (value - expected).abs() / expected;
-            assert!(error < 5e-5, "{name}.{what}: {value}, not {expected}");
-        }
+            logvar,
+        )
+    };
+    let learned = logvar().autodiff().require_grad();
+    let output = forward(0.01, learned.clone());
+    assert_scalar(&tensors, &format!("{name}.loss"), output.loss.clone());
+    let simple = output.per_item.clone().mean();
+    assert_scalar(&tensors, &format!("{name}.loss_simple"), simple);
+    let gamma = forward(0.0, logvar()).loss;
+    assert_scalar(&tensors, &format!("{name}.loss_gamma"), gamma);
+
+    // d/dl (d / e^l + l) = 1 - d / e^l, at the timesteps of the batch only.
+    let gradient = values(learned.grad(&output.loss.backward()).unwrap());
+    let (distances, logvar) = (values(output.per_item), tensors.values("logvar"));
+    for (t, gradient) in gradient.iter().enumerate() {
+        let expected: f32 = (times.iter().zip(&distances))
+            .filter(|(time, _)| **time == t)
+            .map(|(_, distance)| (1.0 - distance / logvar[t].exp()) / times.len() as f32)
+            .sum();
+        assert!((gradient - expected).abs() < 1e-5, "step {t}");
     }
 }
 
@@ -167,6 +179,11 @@ fn wrong_weights_are_named() {
         ..base()
     };
     assert!(message(negative).contains("`original_elbo_weight` is -1"));
+    let endless = DiffusionLossConfig {
+        logvar_init: f64::INFINITY,
+        ..base()
+    };
+    assert!(message(endless).contains("`logvar_init` is inf"));
     let infinite = DiffusionLossConfig {
         original_elbo_weight: 1.0,
         ..base()

@@ -5,8 +5,8 @@ use std::{fs, ops::ControlFlow};
 use crate::common::{Tensors, assert_close, fixture, json, values};
 use burn::prelude::*;
 use ldm_diffusion::{
-    AlgorithmType, PredictionType, SamplerKind, SchedulerConfig, SolverConfig, TimestepSpacing,
-    VarianceType,
+    AlgorithmType, FinalSigma, PredictionType, SamplerKind, SchedulerConfig, SigmaConfig,
+    SolverConfig, SolverType, TimestepSpacing, VarianceType,
     samplers::{Sampler, sample, sample_from},
 };
 use serde_json::Value;
@@ -335,7 +335,9 @@ fn wrong_requests_are_named() {
         steps_offset: 1,
         ..config.clone()
     };
-    assert!(message(SamplerKind::Ddpm.build(&shifted, 1000, 0.0)).contains("use fewer"));
+    assert!(message(SamplerKind::Ddim.build(&shifted, 1000, 0.0)).contains("use fewer"));
+    let all = SamplerKind::Ddpm.build(&shifted, 1000, 0.0).unwrap();
+    assert_eq!(all.timesteps()[..2], [999.0, 998.0]);
     assert!(message(SamplerKind::Ddim.build(&config, 50, 1.5)).contains("`eta` is 1.5"));
     let third = |algorithm_type| SchedulerConfig {
         class_name: "DPMSolverMultistepScheduler".into(),
@@ -363,6 +365,47 @@ fn wrong_requests_are_named() {
             message(kind.build(&emptied, 20, 0.0)).contains("v_prediction"),
             "{kind}"
         );
+    }
+}
+
+/// Where the last step leads to the level that it starts from, the reference divides 0 by 0.
+#[test]
+fn a_step_without_length_changes_nothing() {
+    let tensors = tensors();
+    let config = SchedulerConfig {
+        sigmas: SigmaConfig {
+            use_karras_sigmas: Some(true),
+            final_sigmas_type: Some(FinalSigma::SigmaMin),
+            ..SigmaConfig::default()
+        },
+        solver: SolverConfig {
+            lower_order_final: Some(false),
+            solver_type: Some(SolverType::Heun),
+            // UniPC's last step would also correct the one before.
+            disable_corrector: (0..20).collect(),
+            ..SolverConfig::default()
+        },
+        ..SchedulerConfig::latent(0.0015, 0.0195)
+    };
+    for kind in [
+        SamplerKind::DpmPlusPlus2M,
+        SamplerKind::DpmPlusPlus3M,
+        SamplerKind::SdeDpmPlusPlus2M,
+        SamplerKind::UniPc,
+    ] {
+        let mut sampler = kind.build(&config, 20, 0.0).unwrap();
+        let mut latents = Vec::new();
+        let _ = sample::<()>(
+            sampler.as_mut(),
+            tensors.get("in.x_T"),
+            |x, _| x.mul_scalar(0.7),
+            |step| tensors.entry("in.noise_pool", step),
+            |step| {
+                latents.push(values(step.latents.clone()));
+                ControlFlow::Continue(())
+            },
+        );
+        assert_close(kind.name(), &latents[19], &latents[18], 1e-5);
     }
 }
 

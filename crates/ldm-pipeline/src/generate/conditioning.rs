@@ -4,7 +4,7 @@ use burn::{
     prelude::*,
     tensor::{Int, TensorData},
 };
-use ldm_diffusion::{Guidance, UNet};
+use ldm_diffusion::{Guidance, UNet, unet::ClassEmbedType};
 
 use super::{LabelMap, Request, source::EncodedSource};
 use crate::{
@@ -133,7 +133,7 @@ impl LatentDiffusion {
             }
             None => {}
         }
-        if self.configs.unet.num_class_embeds.is_some() {
+        if self.configs.unet.has_classes() {
             network.classes = Some(classes(conditions, &device));
         }
         if let Some(source) = source.filter(|_| self.takes_masked_image()) {
@@ -147,21 +147,48 @@ impl LatentDiffusion {
         (self.configs.conditioner.as_ref()).and_then(ConditionerConfig::text_length)
     }
 
+    /// Whether the text encoder knows every token of a text: its embedding may have fewer rows than the vocabulary.
+    fn check_tokens(&self, text: &str) -> Result<(), Error> {
+        let known = (self.configs.conditioner.as_ref()).and_then(ConditionerConfig::vocab_size);
+        let Some(((tokenizer, length), known)) =
+            self.tokenizer.as_ref().zip(self.text_length()).zip(known)
+        else {
+            return Ok(());
+        };
+        let ids = tokenizer.encode(text, length);
+        match ids.into_iter().find(|&id| id as usize >= known) {
+            Some(id) => Err(Error::Request(format!(
+                "\"{text}\" has the token {id}, but the text encoder knows only the first {known}"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the conditions of a request are of the kind that the model takes.
     pub(super) fn check_conditions(&self, request: &Request) -> Result<(), Error> {
         let refuse = |problem: String| Err(Error::Request(problem));
         let conditioner = self.configs.conditioner.as_ref();
         if !request.negative.is_empty() && !conditioner.is_some_and(ConditionerConfig::is_text) {
-            return refuse("only a text-conditional model takes a negative prompt".into());
+            return refuse("this model takes no negative prompt".into());
         }
         let num_classes = match conditioner {
             Some(ConditionerConfig::Class(config)) => Some(config.n_classes),
-            _ => self.configs.unet.num_class_embeds,
+            _ => match self.configs.unet.class_embed_type {
+                Some(ClassEmbedType::Identity) => {
+                    return refuse("this model takes the embedding of a class, which only the library can give".into());
+                }
+                // Any number will do.
+                Some(ClassEmbedType::Timestep) => Some(usize::MAX),
+                None => self.configs.unet.num_class_embeds,
+            },
         };
         let first = request.conditions.first();
         for condition in &request.conditions {
             match (conditioner, condition) {
-                (Some(config), Condition::Prompt(_)) if config.is_text() => {}
+                (Some(config), Condition::Prompt(prompt)) if config.is_text() => {
+                    self.check_tokens(prompt)?;
+                    self.check_tokens(&request.negative)?;
+                }
                 (Some(config), _) if config.is_text() => {
                     return refuse("this model draws what a prompt says: give one".into());
                 }

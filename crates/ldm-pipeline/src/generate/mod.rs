@@ -4,7 +4,7 @@ mod conditioning;
 mod labels;
 mod source;
 
-use std::ops::ControlFlow;
+use std::{collections::BTreeSet, ops::ControlFlow};
 
 use burn::{prelude::*, tensor::TensorData};
 use image::RgbImage;
@@ -196,6 +196,10 @@ impl LatentDiffusion {
         // A sampler of its own for the known region: the other is at work.
         let renoiser = build()?;
         let first_step = sampler.img2img_start(source.strength);
+        // Between two calls of the model within a step the latents are at no level that a picture could be noised to.
+        let levels: BTreeSet<usize> = (0..renoiser.levels())
+            .map(|level| renoiser.step_of_level(level))
+            .collect();
         let noised = sampler.add_noise(source.latents.clone(), start.clone(), first_step);
         Ok(samplers::sample_from(
             first_step,
@@ -204,11 +208,16 @@ impl LatentDiffusion {
             model,
             step_noise,
             |info| {
-                if let Some(mask) = &source.mask {
-                    let known = if info.index + 1 < info.total {
-                        renoiser.add_noise(source.latents.clone(), start.clone(), info.index + 1)
-                    } else {
+                let (next, is_last) = (info.index + 1, info.index + 1 == info.total);
+                if let Some(mask) = source
+                    .mask
+                    .as_ref()
+                    .filter(|_| is_last || levels.contains(&next))
+                {
+                    let known = if is_last {
                         source.latents.clone()
+                    } else {
+                        renoiser.add_noise(source.latents.clone(), start.clone(), next)
                     };
                     let drawn = info.latents.clone();
                     *info.latents = known.clone() + (drawn - known) * mask.clone();
@@ -243,8 +252,18 @@ impl LatentDiffusion {
                 size[1], size[0]
             ));
         }
+        let [height, width] = size.map(|side| side / factor);
+        let least = self.configs.unet.smallest_side();
+        if height.min(width) < least {
+            return refuse(format!(
+                "{} x {} pixels are too small: the U-Net needs latents of {least} x {least}, which are {} x {} pixels",
+                size[1],
+                size[0],
+                least * factor,
+                least * factor
+            ));
+        }
         if let Some(latents) = &request.init_latents {
-            let [height, width] = size.map(|side| side / factor);
             let expected = [
                 request.conditions.len(),
                 self.configs.first_stage.latent_channels(),

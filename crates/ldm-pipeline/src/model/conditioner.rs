@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::{
     module::Module,
-    tensor::{Device, Int, Tensor},
+    tensor::{Device, Tensor},
 };
 use ldm_diffusion::conditioning::{
     ClassEmbedder, ClassEmbedderConfig, SpatialRescaler, SpatialRescalerConfig,
@@ -55,12 +55,26 @@ impl ConditionerConfig {
         let value = read_json_value(path)?;
         let wrong = |error: serde_json::Error| malformed(path, error);
         Ok(match folder {
-            "class_embedder" => Self::Class(serde_json::from_value(value).map_err(wrong)?),
-            "spatial_rescaler" => Self::Semantic(serde_json::from_value(value).map_err(wrong)?),
-            _ if value["model_type"] == "bert" => {
-                Self::Bert(serde_json::from_value(value).map_err(wrong)?)
+            "class_embedder" => {
+                let config: ClassEmbedderConfig = serde_json::from_value(value).map_err(wrong)?;
+                config.validate().map_err(|error| malformed(path, error))?;
+                Self::Class(config)
             }
-            _ => Self::LdmBert(serde_json::from_value(value).map_err(wrong)?),
+            "spatial_rescaler" => {
+                let config: SpatialRescalerConfig = serde_json::from_value(value).map_err(wrong)?;
+                config.validate().map_err(|error| malformed(path, error))?;
+                Self::Semantic(config)
+            }
+            _ if value["model_type"] == "bert" => {
+                let config: BertConfig = serde_json::from_value(value).map_err(wrong)?;
+                config.validate().map_err(|error| malformed(path, error))?;
+                Self::Bert(config)
+            }
+            _ => {
+                let config: LdmBertConfig = serde_json::from_value(value).map_err(wrong)?;
+                config.validate().map_err(|error| malformed(path, error))?;
+                Self::LdmBert(config)
+            }
         })
     }
 
@@ -92,7 +106,7 @@ impl ConditionerConfig {
     }
 
     /// Rows of the token embedding, for a text encoder.
-    pub(super) fn vocab_size(&self) -> Option<usize> {
+    pub(crate) fn vocab_size(&self) -> Option<usize> {
         match self {
             Self::LdmBert(config) => Some(config.vocab_size),
             Self::Bert(config) => Some(config.vocab_size),
@@ -140,13 +154,10 @@ impl Conditioner {
         masked: bool,
         device: &Device,
     ) -> Tensor<3> {
-        let ids: Tensor<2, Int> = tokenizer.encode_batch(texts, length, device);
+        let (ids, mask) = tokenizer.encode_batch_masked(texts, length, device);
         match self {
             Self::LdmBert(bert) => bert.forward(ids),
-            Self::Bert(bert) => {
-                let mask = masked.then(|| ids.clone().not_equal_elem(0));
-                bert.forward(ids, mask)
-            }
+            Self::Bert(bert) => bert.forward(ids, masked.then_some(mask)),
             _ => panic!("no text encoder"),
         }
     }

@@ -63,8 +63,7 @@ pub fn convert(
 fn write_directory(files: &ModelFiles, path: &Path, half: bool) -> Result<(), Error> {
     let partial = PartialDir::create(path)?;
     let dir = partial.path();
-    let vocab = files.tokenizer.as_ref().map(|tokenizer| tokenizer.vocab());
-    write_configs(&files.configs, vocab, dir)?;
+    write_configs(&files.configs, files.tokenizer.as_ref(), dir)?;
     let file = |folder: &str, stem: &str| dir.join(folder).join(format!("{stem}.safetensors"));
     if let Some(tensors) = &files.first_stage {
         let tensors = modern_names(

@@ -33,6 +33,8 @@ pub(super) const TRANSFORMERS_STEM: &str = "model";
 /// A model whose configurations have been read and whose weights are ready to be.
 #[derive(Debug)]
 pub struct ModelFiles {
+    /// The directory or the checkpoint.
+    pub path: PathBuf,
     /// What the model is.
     pub configs: ModelConfigs,
     /// Makes ids of prompts; `None` in a model without a text encoder.
@@ -94,6 +96,7 @@ impl ModelFiles {
             None => (None, None),
         };
         Ok(Self {
+            path: dir.into(),
             unet: component(&unet_dir(dir), DIFFUSION_STEM)?,
             configs,
             tokenizer,

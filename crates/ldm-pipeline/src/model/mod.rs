@@ -14,7 +14,7 @@ mod save;
 use std::path::Path;
 
 use burn::{module::Module, tensor::Device};
-use ldm_diffusion::{SchedulerConfig, UNet, UNetConfig};
+use ldm_diffusion::{SchedulerConfig, UNet, UNetConfig, VarianceType};
 use ldm_text::Tokenizer;
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +125,18 @@ impl ModelConfigs {
             return Err(format!(
                 "it gives {} channels, but the latents have {latent}",
                 unet.out_channels
+            ));
+        }
+        let predicts_variance = matches!(
+            self.scheduler.variance_type,
+            Some(VarianceType::Learned | VarianceType::LearnedRange)
+        );
+        if predicts_variance && unet.out_channels != 2 * latent {
+            return Err(format!(
+                "it gives {} channels, but with a learned variance (`variance_type` in {}) there must be {}",
+                unet.out_channels,
+                files::SCHEDULER,
+                2 * latent
             ));
         }
         let context_dim = (self.conditioner.as_ref()).and_then(ConditionerConfig::context_dim);

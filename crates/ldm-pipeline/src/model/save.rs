@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::module::Module;
+use ldm_text::Tokenizer;
 use serde_json::json;
 
 use super::{
@@ -26,11 +27,7 @@ impl LatentDiffusion {
     pub fn save(&self, path: &Path, half: bool) -> Result<(), Error> {
         let partial = PartialDir::create(path)?;
         let dir = partial.path();
-        write_configs(
-            &self.configs,
-            self.tokenizer.as_ref().map(|tokenizer| tokenizer.vocab()),
-            dir,
-        )?;
+        write_configs(&self.configs, self.tokenizer.as_ref(), dir)?;
         let file = |folder: &str, stem: &str| dir.join(folder).join(format!("{stem}.safetensors"));
         save_first_stage_weights(&self.first_stage, &dir.join(VAE), half)?;
         save_weights(
@@ -73,24 +70,20 @@ pub(super) fn conditioner_stem(config: &ConditionerConfig) -> &'static str {
 /// Writes everything of a model directory but the weights.
 pub(super) fn write_configs(
     configs: &ModelConfigs,
-    vocab: Option<&str>,
+    tokenizer: Option<&Tokenizer>,
     dir: &Path,
 ) -> Result<(), Error> {
     write_first_stage_config(&configs.first_stage, &dir.join(VAE))?;
     write_json(&dir.join(UNET).join(CONFIG), &configs.unet)?;
     if let Some(conditioner) = &configs.conditioner {
         write_json(&dir.join(conditioner.folder()).join(CONFIG), conditioner)?;
-        if let Some((vocab, length)) = vocab.zip(conditioner.text_length()) {
+        if let Some((tokenizer, length)) = tokenizer.zip(conditioner.text_length()) {
             let folder = dir.join(TOKENIZER);
-            write(&folder.join("vocab.txt"), vocab)?;
-            write_json(
-                &folder.join("tokenizer_config.json"),
-                &json!({
-                    "tokenizer_class": "BertTokenizer",
-                    "do_lower_case": true,
-                    "model_max_length": length,
-                }),
-            )?;
+            write(&folder.join("vocab.txt"), tokenizer.vocab())?;
+            let mut config = json!(tokenizer.config());
+            config["tokenizer_class"] = json!("BertTokenizer");
+            config["model_max_length"] = json!(length);
+            write_json(&folder.join("tokenizer_config.json"), &config)?;
         }
     }
     write_json(&dir.join(SCHEDULER), &configs.scheduler)?;

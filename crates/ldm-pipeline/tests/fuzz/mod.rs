@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use burn::tensor::TensorData;
+use ldm_pipeline::autoencoder::{AutoencoderKlConfig, VqModelConfig};
+use ldm_pipeline::diffusion::{SchedulerConfig, UNetConfig};
+use ldm_pipeline::model::ModelFiles;
+use ldm_pipeline::text::LdmBertConfig;
 use ldm_pipeline::weights::{self, Tensors};
 
 /// What a reader may allocate beside twice the size of the file.
@@ -130,7 +134,56 @@ pub(crate) fn targets(dir: &Path) -> Vec<Target> {
             seeds: seeds(&["model.safetensors.index.json"]),
             read: read_weights,
         },
+        Target {
+            name: "yaml",
+            file: "model.yaml",
+            seeds: ["class-vq-f4", "semantic-vq-f4", "text-kl-f8", "uncond-kl"]
+                .map(|name| fs::read(compvis(name, "config.yaml")).unwrap())
+                .to_vec(),
+            read: read_yaml,
+        },
+        Target {
+            name: "configuration",
+            file: "config.json",
+            seeds: [
+                "ldm-uncond/unet/config.json",
+                "ldm-uncond/vqvae/config.json",
+                "ldm-uncond/scheduler/scheduler_config.json",
+                "ldm-text2im/bert/config.json",
+            ]
+            .map(|name| fs::read(fixtures.join("../diffusers").join(name)).unwrap())
+            .to_vec(),
+            read: read_configuration,
+        },
     ]
+}
+
+/// A file of one of the original code's models.
+fn compvis(name: &str, file: &str) -> PathBuf {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/compvis");
+    fixtures.join(name).join(file)
+}
+
+/// Opens a checkpoint by a damaged description.
+fn read_yaml(path: &Path) {
+    let _ = ModelFiles::open(&compvis("class-vq-f4", "model.ckpt"), Some(path));
+}
+
+/// Reads a file as every kind of configuration.
+fn read_configuration(path: &Path) {
+    let Ok(text) = fs::read_to_string(path) else {
+        return;
+    };
+    let _ = UNetConfig::from_json(&text);
+    if let Ok(config) = SchedulerConfig::from_json(&text) {
+        let _ = config.noise_schedule();
+    }
+    let vae = serde_json::from_str::<AutoencoderKlConfig>(&text);
+    let _ = vae.map(|config| config.validate());
+    let vq = serde_json::from_str::<VqModelConfig>(&text);
+    let _ = vq.map(|config| config.validate());
+    let bert = serde_json::from_str::<LdmBertConfig>(&text);
+    let _ = bert.map(|config| config.validate());
 }
 
 /// A small file with several tensors and text.

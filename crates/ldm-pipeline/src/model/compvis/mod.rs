@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ldm_autoencoder::compvis::FirstStageConfig as Autoencoder;
+use ldm_autoencoder::compvis::{FirstStageConfig as Autoencoder, FirstStageParams};
 use ldm_diffusion::{BetaSchedule, PredictionType, SchedulerConfig};
 use ldm_nn::weights::KeyPair;
 use ldm_text::Tokenizer;
@@ -33,6 +33,10 @@ use crate::{
 const UNET: &str = "model.diffusion_model.";
 const FIRST_STAGE: &str = "first_stage_model.";
 const CONDITION: &str = "cond_stage_model.";
+/// Tensors that a block of any part has at least.
+const TENSORS_PER_BLOCK: usize = 8;
+/// The text encoder's head back to the vocabulary.
+const TO_LOGITS: &str = "cond_stage_model.transformer.to_logits.weight";
 
 /// Tensors of a checkpoint that sampling has no use for: losses and discriminators, buffers that follow from the schedule, counters, and raw
 /// weights beside their average.
@@ -43,7 +47,6 @@ const SKIPPED: &[&str] = &[
     r"^(posterior_variance|posterior_log_variance_clipped|posterior_mean_coef1|posterior_mean_coef2)$",
     r"^(lvlb_weights|logvar|scale_factor|ddim_sigmas|ddim_alphas|ddim_alphas_prev)$",
     r"^model_ema\.",
-    r"^cond_stage_model\.transformer\.to_logits\.",
     r"^cond_stage_model\.(device|tknz_fn)",
     r"colorize$",
 ];
@@ -58,12 +61,13 @@ pub(super) fn open(file: &Path, yaml: Option<&Path>) -> Result<ModelFiles, Error
             problem: format!("{} describes an autoencoder alone", origin.display()),
         });
     };
+    check_size(&diffusion, &tensors, &origin)?;
     let unet = (diffusion.unet.to_config()).map_err(|error| malformed(&origin, error))?;
     let unet_keys =
         ldm_diffusion::compvis::compvis_keys(&unet, diffusion.unet.use_new_attention_order);
     let autoencoder = autoencoder(&diffusion, &origin)?;
     let scaling_factor = scaling_factor(&diffusion.process, &tensors, file)?;
-    let (conditioner, condition_keys) = conditioner(&diffusion.condition, &origin)?;
+    let (conditioner, condition_keys) = conditioner(&diffusion.condition, &tensors, &origin)?;
 
     let weights = weights::with_ema(&tensors)?.unwrap_or_else(|| tensors.clone());
     let mut parts = Parts::new(&weights);
@@ -94,6 +98,7 @@ pub(super) fn open(file: &Path, yaml: Option<&Path>) -> Result<ModelFiles, Error
         .transpose()?;
     let takes_text = matches!(diffusion.condition, Condition::Text(_));
     Ok(ModelFiles {
+        path: file.into(),
         skipped: parts.rest()?,
         configs,
         tokenizer: takes_text.then(Tokenizer::bert),
@@ -124,6 +129,7 @@ pub(super) fn open_first_stage(file: &Path, yaml: Option<&Path>) -> Result<First
         }
         Description::Autoencoder(params) => params,
     };
+    check_blocks("ddconfig", first_stage_blocks(&params), &tensors, &origin)?;
     let autoencoder = params
         .to_config()
         .map_err(|error| malformed(&origin, error))?;
@@ -147,6 +153,57 @@ fn describe(
         Some(path) => (yaml::load(&path)?, path),
         None => (guess::guess(file, tensors)?, file.into()),
     })
+}
+
+/// Whether no part has more blocks than the checkpoint has tensors: lists of names for them would only exhaust the memory.
+fn check_size(diffusion: &Diffusion, tensors: &Tensors, origin: &Path) -> Result<(), Error> {
+    let unet = &diffusion.unet;
+    let blocks = [
+        unet.channel_mult.len(),
+        unet.num_res_blocks,
+        unet.transformer_depth,
+    ];
+    check_blocks("unet_config", blocks, tensors, origin)?;
+    if let Some(params) = &diffusion.first_stage {
+        check_blocks(
+            "first_stage_config",
+            first_stage_blocks(params),
+            tensors,
+            origin,
+        )?;
+    }
+    match &diffusion.condition {
+        Condition::Text(params) => {
+            check_blocks("cond_stage_config", [1, params.n_layer, 1], tensors, origin)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn first_stage_blocks(params: &FirstStageParams) -> [usize; 3] {
+    let config = &params.ddconfig;
+    [config.ch_mult.len(), config.num_res_blocks, 1]
+}
+
+fn check_blocks(
+    part: &str,
+    factors: [usize; 3],
+    tensors: &Tensors,
+    origin: &Path,
+) -> Result<(), Error> {
+    let blocks = factors.into_iter().fold(1, |product: usize, factor| {
+        product.saturating_mul(factor.max(1))
+    });
+    match blocks.saturating_mul(TENSORS_PER_BLOCK) > tensors.len() {
+        true => Err(malformed(
+            origin,
+            format!(
+                "`{part}` describes {blocks} blocks, but the checkpoint has {} tensors",
+                tensors.len()
+            ),
+        )),
+        false => Ok(()),
+    }
 }
 
 /// The tensors of a checkpoint, handed out part by part.
@@ -238,14 +295,17 @@ fn scaling_factor(process: &Process, tensors: &Tensors, file: &Path) -> Result<f
 /// The conditioner and the names of its tensors.
 fn conditioner(
     condition: &Condition,
+    tensors: &Tensors,
     origin: &Path,
 ) -> Result<(Option<ConditionerConfig>, Option<Vec<KeyPair>>), Error> {
     Ok(match condition {
         Condition::None | Condition::MaskedImage => (None, None),
         Condition::Text(params) => {
-            let config = params
+            let mut config = params
                 .to_config()
                 .map_err(|error| malformed(origin, error))?;
+            // Nothing computes it, so not every checkpoint has kept it.
+            config.to_logits = tensors.contains(TO_LOGITS);
             let keys = ldm_text::compvis::compvis_keys(&config);
             (Some(ConditionerConfig::LdmBert(config)), Some(keys))
         }

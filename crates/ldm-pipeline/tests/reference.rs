@@ -1,0 +1,293 @@
+//! Whole trajectories of CompVis' and diffusers' samplers over their own networks, with the noise that they drew.
+
+use std::{fs, ops::ControlFlow, path::PathBuf};
+
+use burn::prelude::*;
+use ldm_pipeline::{
+    diffusion::{Guidance, SamplerKind, UNet, samplers},
+    model::{LatentDiffusion, ModelFiles},
+    weights::{self, LoadOptions, Tensors},
+};
+
+/// Largest error of a trajectory's state, in units of the reference's largest absolute value.
+const TRAJECTORY: f32 = 1e-4;
+const FIRST_STAGE: f32 = 2e-4;
+
+fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures")
+        .join(path)
+}
+
+struct Expected {
+    tensors: Tensors,
+    device: Device,
+}
+
+impl Expected {
+    fn open(path: &str) -> Self {
+        Self {
+            tensors: weights::open(&fixture(path)).unwrap(),
+            device: Device::flex(),
+        }
+    }
+
+    fn get<const D: usize>(&self, name: &str) -> Tensor<D> {
+        let data = self.tensors.data(name).unwrap().convert::<f32>();
+        Tensor::from_data(data, &self.device)
+    }
+
+    /// Entry `index` along the first axis, without it.
+    fn entry(&self, name: &str, index: usize) -> Tensor<4> {
+        let all: Tensor<5> = self.get(name);
+        all.narrow(0, index, 1).squeeze_dim(0)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains(name)
+    }
+}
+
+#[track_caller]
+fn assert_close<const D: usize>(what: &str, found: Tensor<D>, expected: Tensor<D>, tolerance: f32) {
+    assert_eq!(found.dims(), expected.dims(), "{what}");
+    let largest: f32 = expected.clone().abs().max().into_scalar::<f32>();
+    let error: f32 = (found - expected).abs().max().into_scalar::<f32>() / largest;
+    println!("{what}: {error:.1e}");
+    assert!(error <= tolerance, "{what}: {error:e} > {tolerance:e}");
+}
+
+/// What the U-Net of a case sees beside the latents.
+struct Network<'a> {
+    unet: &'a UNet,
+    guidance: Option<Guidance>,
+    channels: Option<Tensor<4>>,
+}
+
+impl Network<'_> {
+    fn new<'a>(unet: &'a UNet, expected: &Expected) -> Network<'a> {
+        let context = |names: [&str; 2], scale| {
+            let [with, without] = names.map(|name| expected.get::<3>(name).narrow(0, 0, 2));
+            Guidance::new(without, with, scale)
+        };
+        Network {
+            unet,
+            guidance: if expected.has("cond.context") {
+                Some(context(["cond.context", "cond.uncond_context"], 3.0))
+            } else if expected.has("text.embedding") {
+                Some(context(["text.embedding", "text.uncond_embedding"], 5.0))
+            } else {
+                None
+            },
+            channels: expected
+                .has("cond.rescaled")
+                .then(|| expected.get("cond.rescaled")),
+        }
+    }
+
+    fn predict(&self, x: Tensor<4>, timestep: f64) -> Tensor<4> {
+        let call = |x: Tensor<4>, context| {
+            let timesteps = Tensor::<1>::full([x.dims()[0]], timestep, &x.device());
+            self.unet.forward(x, timesteps, context)
+        };
+        match (&self.guidance, &self.channels) {
+            (Some(guidance), _) => guidance.predict(x, |x, context| call(x, Some(context))),
+            (None, Some(channels)) => call(Tensor::cat(vec![x, channels.clone()], 1), None),
+            (None, None) => call(x, None),
+        }
+    }
+}
+
+/// Latents and predicted clean latents after every call of the model.
+fn trajectory(
+    model: &LatentDiffusion,
+    expected: &Expected,
+    (kind, steps, eta): (SamplerKind, usize, f64),
+    noise: impl FnMut(usize) -> Tensor<4>,
+) -> Vec<(Tensor<4>, Tensor<4>)> {
+    let network = Network::new(&model.denoiser.unet, expected);
+    let mut sampler = kind.build(&model.configs.scheduler, steps, eta).unwrap();
+    let mut states = Vec::new();
+    let _ = samplers::sample(
+        sampler.as_mut(),
+        expected.get("x_T"),
+        |x, timestep| network.predict(x, timestep),
+        noise,
+        |info| {
+            states.push((info.latents.clone(), info.denoised.clone()));
+            ControlFlow::<()>::Continue(())
+        },
+    );
+    states
+}
+
+#[test]
+fn compvis_trajectories() {
+    let device = Device::flex();
+    for case in [
+        "uncond-vq-f4",
+        "uncond-kl",
+        "class-vq-f4",
+        "semantic-vq-f4",
+        "text-kl-f8",
+    ] {
+        let expected = Expected::open(&format!("compvis/{case}/expected.safetensors"));
+        let path = fixture(&format!("compvis/{case}/model.ckpt"));
+        let model = LatentDiffusion::load(&path, &device).unwrap();
+        let no_noise = |_| panic!("a deterministic sampler draws noise");
+
+        let ddim = trajectory(&model, &expected, (SamplerKind::Ddim, 20, 0.0), no_noise);
+        let plms = trajectory(&model, &expected, (SamplerKind::Plms, 20, 0.0), no_noise);
+        assert_eq!(
+            [ddim.len(), plms.len()],
+            [20, 21],
+            "PLMS calls the model twice for its first step"
+        );
+        // The reference keeps the states after these steps, beside the start.
+        for (entry, step) in [0, 4, 9, 14, 19].into_iter().enumerate() {
+            for (name, (x, x0)) in [("ddim20", &ddim[step]), ("plms20", &plms[step + 1])] {
+                for (kind, found) in [("x_inter", x), ("pred_x0", x0)] {
+                    let expected = expected.entry(&format!("{name}.{kind}"), entry + 1);
+                    let what = format!("{case} {name}.{kind} step {step}");
+                    assert_close(&what, found.clone(), expected, TRAJECTORY);
+                }
+            }
+        }
+        assert_close(
+            &format!("{case} decoded"),
+            model.decode(ddim[19].0.clone(), None),
+            expected.get("ddim20.decoded"),
+            FIRST_STAGE,
+        );
+
+        let noise = |step| expected.entry("ddim10_eta1.noise", step);
+        let random = trajectory(&model, &expected, (SamplerKind::Ddim, 10, 1.0), noise);
+        for (entry, step) in [0, 4, 9].into_iter().enumerate() {
+            let expected = expected.entry("ddim10_eta1.x_inter", entry + 1);
+            let what = format!("{case} ddim10_eta1 step {step}");
+            assert_close(&what, random[step].0.clone(), expected, TRAJECTORY);
+        }
+    }
+}
+
+/// One step of algorithm 2 at several timesteps, over the weights that aren't averaged.
+#[test]
+fn compvis_ancestral_steps() {
+    let device = Device::flex();
+    for case in ["uncond-vq-f4", "uncond-kl"] {
+        let expected = Expected::open(&format!("compvis/{case}/expected.safetensors"));
+        let path = fixture(&format!("compvis/{case}/model.ckpt"));
+        let configs = ModelFiles::open(&path, None).unwrap().configs;
+        let keys = ldm_pipeline::diffusion::compvis::compvis_keys(&configs.unet, false);
+        let raw = weights::open(&path).unwrap();
+        let raw = weights::from_compvis(&raw, "model.diffusion_model.", &keys).unwrap();
+        let options = LoadOptions {
+            key_map: ldm_pipeline::diffusion::weights::KEY_MAP,
+            skip: &[],
+        };
+        let (unet, _) = weights::load_from(configs.unet.init(&device), &raw, &options).unwrap();
+
+        let mut sampler = SamplerKind::Ddpm
+            .build(&configs.scheduler, 1000, 0.0)
+            .unwrap();
+        for (entry, timestep) in [999, 500, 1, 0].into_iter().enumerate() {
+            let x: Tensor<4> = expected.get("unet.x");
+            let step = 999 - timestep;
+            assert_eq!(sampler.timesteps()[step], timestep as f64);
+            let timesteps = Tensor::<1>::full([x.dims()[0]], timestep as f64, &device);
+            let output = unet.forward(x.clone(), timesteps, None);
+            let mut noise = |_| expected.entry("ddpm_step.noise", entry);
+            let found = sampler.step(step, output, x, &mut noise).latents;
+            let expected = expected.entry("ddpm_step.out", entry);
+            assert_close(
+                &format!("{case} ddpm_step {timestep}"),
+                found,
+                expected,
+                TRAJECTORY,
+            );
+        }
+    }
+}
+
+#[test]
+fn diffusers_image_to_image() {
+    let device = Device::flex();
+    let expected = Expected::open("diffusers/ldm-text2im/expected.safetensors");
+    let model = LatentDiffusion::load(&fixture("diffusers/ldm-text2im"), &device).unwrap();
+    let json = fs::read_to_string(fixture("diffusers/ldm-text2im/expected.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let spec = &json["spec"];
+    let (steps, strength) = (
+        spec["steps"].as_u64().unwrap(),
+        spec["strength"].as_f64().unwrap(),
+    );
+
+    let scale = model.configs.first_stage.scaling_factor();
+    let clean = model
+        .first_stage
+        .encode(expected.get("in.image"))
+        .mode()
+        .mul_scalar(scale);
+    assert_close(
+        "img2img.clean",
+        clean.clone(),
+        expected.get("out.img2img.clean"),
+        FIRST_STAGE,
+    );
+    let mut sampler = SamplerKind::Ddim
+        .build(&model.configs.scheduler, steps as usize, 0.0)
+        .unwrap();
+    let first = sampler.img2img_start(strength);
+    assert_eq!(
+        Some(sampler.timesteps()[first]),
+        json["img2img_start_timestep"].as_f64()
+    );
+    let noisy = sampler.add_noise(clean, expected.get("in.img2img.noise"), first);
+    assert_close(
+        "img2img.noisy",
+        noisy.clone(),
+        expected.get("out.img2img.noisy"),
+        TRAJECTORY,
+    );
+
+    let embeddings: Tensor<3> = expected.get("out.text.embeddings");
+    let guidance = Guidance::new(
+        embeddings.clone().narrow(0, 1, 1),
+        embeddings.narrow(0, 0, 1),
+        spec["guidance"].as_f64().unwrap(),
+    );
+    let unet = &model.denoiser.unet;
+    let result = samplers::sample_from(
+        first,
+        sampler.as_mut(),
+        noisy,
+        |x, timestep| {
+            guidance.predict(x, |x, context| {
+                let timesteps = Tensor::<1>::full([x.dims()[0]], timestep, &x.device());
+                unet.forward(x, timesteps, Some(context))
+            })
+        },
+        |_| panic!("eta is 0"),
+        |_| ControlFlow::<()>::Continue(()),
+    );
+    let ControlFlow::Continue(latents) = result else {
+        unreachable!("nothing stops it");
+    };
+    assert_close(
+        "img2img.final",
+        latents.clone(),
+        expected.get("out.img2img.final"),
+        TRAJECTORY,
+    );
+    let image = model
+        .decode(latents, None)
+        .div_scalar(2.0)
+        .add_scalar(0.5)
+        .clamp(0.0, 1.0);
+    assert_close(
+        "img2img.image",
+        image,
+        expected.get("out.img2img.image"),
+        FIRST_STAGE,
+    );
+}
