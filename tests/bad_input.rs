@@ -10,7 +10,7 @@ use std::{
     process::{Command, Output},
 };
 
-use support::{CONFIG, Workspace, stderr};
+use support::{CONFIG, Workspace, stderr, vq_config};
 
 /// A command line that must be refused.
 struct Case {
@@ -101,6 +101,19 @@ fn wrong_configurations() {
         "section.toml",
         misspelt("[stage2.training]", "[stage2.trainig]"),
     );
+    workspace.write("autoencoder.toml", misspelt("[stage1.vae]", "[stage1.vea]"));
+    workspace.write(
+        "codebook.toml",
+        vq_config().replace("[stage1.vq]", "[stage1.qv]"),
+    );
+    workspace.write(
+        "code.toml",
+        vq_config().replace("num_vq_embeddings", "num_vq_embedings"),
+    );
+    workspace.write("both.toml", format!("{CONFIG}\n[stage1.vq]\n"));
+    workspace.write("vq.toml", vq_config());
+    let without = CONFIG.split("[stage1.vae]").next().unwrap();
+    workspace.write("neither.toml", without);
     workspace.write("strange.toml", format!("shoe_size = 43\n{CONFIG}"));
     workspace.write("missing-key.toml", misspelt("batch_size = 2", ""));
     let docs = "docs/configuration.md";
@@ -131,6 +144,39 @@ fn wrong_configurations() {
                 "train all section.toml",
                 "`stage2.trainig`",
                 "`stage2.training`",
+            ),
+            case("train all autoencoder.toml", "`stage1.vea`", "`stage1.vae`"),
+            case("train all codebook.toml", "`stage1.qv`", "`stage1.vq`"),
+            case(
+                "train all code.toml",
+                "`stage1.vq.num_vq_embedings`",
+                "`stage1.vq.num_vq_embeddings`",
+            ),
+            case(
+                "train all both.toml",
+                "`stage1.vq` is given beside `stage1.vae`",
+                docs,
+            ),
+            case("train all neither.toml", "`stage1.vae` is missing", docs),
+            case(
+                "train all vq.toml --set stage1.vq.num_vq_embeddings=0",
+                "`stage1.vq` is wrong: `num_vq_embeddings` is 0",
+                docs,
+            ),
+            case(
+                "train all vq.toml --set stage1.vq.out_channels=1",
+                "`stage1.vq` maps 3 channels to 1",
+                docs,
+            ),
+            case(
+                "train all vq.toml --set stage1.vq.vq_embed_dim=3",
+                "latents have 3",
+                docs,
+            ),
+            case(
+                "train all vq.toml --set stage1.loss.codebook_weight=-1",
+                "`codebook_weight`",
+                docs,
             ),
             case("train all strange.toml", "`shoe_size`", docs),
             case(

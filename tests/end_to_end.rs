@@ -5,7 +5,7 @@ mod support;
 use std::{fs, path::Path};
 
 use image::RgbImage;
-use support::{CONFIG, Workspace, stderr, succeeded};
+use support::{CONFIG, Workspace, stderr, succeeded, vq_config};
 
 #[test]
 fn from_pictures_to_samples() {
@@ -219,6 +219,45 @@ fn stages_one_by_one_equal_both_at_once() {
         "train diffusion tiny.toml --data data --out third --steps 3 --set stage2.first_stage=both",
     );
     assert!(workspace.files("third/model/unet") == workspace.files("both/model/unet"));
+}
+
+#[test]
+fn a_first_stage_with_a_codebook() {
+    let workspace = Workspace::new();
+    workspace.write("vq.toml", vq_config());
+    assert!(workspace.run("info vq.toml").contains("32 codes"));
+    workspace.run("train all vq.toml --data data --out run");
+    let files = workspace.files("run");
+    let metrics = String::from_utf8(files["stage1/metrics.jsonl"].clone()).unwrap();
+    for line in metrics.lines() {
+        let record = json(line);
+        let used = record["codes_used"].as_f64().unwrap();
+        // Two pictures of 8x8 pixels have at least one code.
+        assert!((1.0 / 32.0..=1.0).contains(&used), "{line}");
+        assert!(record["codebook"].as_f64().unwrap() > 0.0, "{line}");
+        assert!(record.get("kl").is_none(), "{line}");
+    }
+    let config = json_file(&workspace.path("run/model/vqvae/config.json"));
+    assert_eq!(config["_class_name"], "VQModel");
+    assert_eq!(config["sample_size"], 32);
+    let index = json_file(&workspace.path("run/model/model_index.json"));
+    assert_eq!(index["vqvae"][1], "VQModel");
+    let info = workspace.run("info run");
+    assert!(
+        info.contains("VQ-f4") && info.contains("32 codes"),
+        "{info}"
+    );
+
+    workspace.run("sample picture --model run --steps 2");
+    assert_eq!(pixels(&workspace, "sample.png").dimensions(), (32, 32));
+    workspace.run("reconstruct data/1.png --model run --out pairs");
+
+    // A longer training goes on where this one ended; another codebook is another model.
+    workspace.run("train vae vq.toml --data data --out run --steps 9 --resume");
+    let output = workspace.output(
+        "train vae vq.toml --data data --out run --steps 9 --resume --set stage1.vq.num_vq_embeddings=16",
+    );
+    assert!(stderr(&output).contains("stage1.vq"), "{}", stderr(&output));
 }
 
 #[test]

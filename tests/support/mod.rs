@@ -89,6 +89,11 @@ count = 2
 steps = 2
 "#;
 
+/// [`CONFIG`] with a codebook in place of the KL divergence.
+pub(crate) fn vq_config() -> String {
+    CONFIG.replace("[stage1.vae]", "[stage1.vq]\nnum_vq_embeddings = 32")
+}
+
 /// A folder of its own for one test, with a data set and a configuration in it.
 pub(crate) struct Workspace {
     dir: tempfile::TempDir,

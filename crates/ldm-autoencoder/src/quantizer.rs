@@ -2,7 +2,11 @@ use burn::{
     module::Initializer,
     nn::{Embedding, EmbeddingConfig},
     prelude::*,
+    tensor::IndexingUpdateOp,
 };
+
+/// Weight of the term that moves the codes: the original code's `beta`, on the term that it puts it on.
+const CODES_WEIGHT: f64 = 0.25;
 
 /// Distances that are in memory at once: 2 MiB of f32, which stay in a CPU's cache.
 const DISTANCES: usize = 1 << 19;
@@ -43,7 +47,8 @@ impl VectorQuantizer {
         let [n, c, h, w] = latents.dims();
         let codes = self.embedding.weight.val();
         let pixels = latents.permute([0, 2, 3, 1]).reshape([n * h * w, c]);
-        let indices = nearest(pixels, codes.clone());
+        // The choice has no gradient; a graph would keep every distance in memory.
+        let indices = nearest(pixels.detach(), codes.clone().detach());
         let latents = codes
             .select(0, indices.clone())
             .reshape([n, h, w, c])
@@ -52,6 +57,33 @@ impl VectorQuantizer {
             latents,
             indices: indices.reshape([n, h, w]),
         }
+    }
+
+    /// Share of the codes that are among `indices`, `[N, h, w]`: `[1]`, in `(0, 1]`.
+    pub fn usage(&self, indices: Tensor<3, Int>) -> Tensor<1> {
+        let [codes, _] = self.embedding.weight.dims();
+        let indices = indices.flatten::<1>(0, 2);
+        let device = indices.device();
+        let hits = Tensor::<1>::ones(indices.dims(), &device);
+        Tensor::<1>::zeros([codes], &device)
+            .select_assign(0, indices, hits, IndexingUpdateOp::Add)
+            .greater_elem(0.0)
+            .float()
+            .mean()
+    }
+}
+
+impl Quantized {
+    /// What pulls `latents`, of which these are the codes, and codes together:
+    /// `mean (z - sg(q))^2 + 0.25 mean (sg(z) - q)^2`, with `sg` for a stopped gradient: `[1]`.
+    ///
+    /// Esser et al. 2021, equation 2, and van den Oord et al. 2017, equation 3, have the 0.25 on the first term, which moves the
+    /// encoder. The original code has it on the second, which moves the codes, and all published models were trained so.
+    pub fn loss(&self, latents: Tensor<4>) -> Tensor<1> {
+        let codes = self.latents.clone();
+        let encoder = (latents.clone() - codes.clone().detach()).square().mean();
+        let codebook = (latents.detach() - codes).square().mean();
+        encoder + codebook.mul_scalar(CODES_WEIGHT)
     }
 }
 

@@ -61,8 +61,13 @@ impl VqModel {
 
     /// [`decode`](Self::decode) of latents that are codes, or shall be decoded as they are.
     pub fn decode_quantized(&self, latents: Tensor<4>) -> Tensor<4> {
+        ops::conv2d(&self.decoder.conv_out, self.decode_features(latents))
+    }
+
+    /// What enters the decoder's last convolution, of latents that are codes: `[N, c, h, w]` to `[N, C, f h, f w]`.
+    pub fn decode_features(&self, latents: Tensor<4>) -> Tensor<4> {
         self.decoder
-            .forward(ops::conv2d(&self.post_quant_conv, latents))
+            .features(ops::conv2d(&self.post_quant_conv, latents))
     }
 
     /// [`decode`](Self::decode) for large pictures, as [`AutoencoderKl::decode_tiled`](crate::AutoencoderKl::decode_tiled).

@@ -73,7 +73,7 @@ impl Progress {
     }
 
     fn step(&mut self, report: &StepReport) {
-        let shown = ["loss", "total", "rec", "kl", "d_weight", "lr"];
+        let shown = ["loss", "total", "rec", "kl", "codebook", "d_weight", "lr"];
         let mut details: Vec<String> = (report.values.iter())
             .filter(|(name, _)| shown.contains(name))
             .map(|(name, value)| format!("{name} {}", short(*value)))

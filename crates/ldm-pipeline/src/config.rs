@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ldm_autoencoder::{AutoencoderKlConfig, Lpips, Stage1LossConfig};
+use ldm_autoencoder::{AutoencoderKlConfig, Lpips, Stage1LossConfig, VqModelConfig};
 use ldm_diffusion::{
     BetaSchedule, DiffusionLossConfig, SamplerKind, SchedulerConfig, UNetConfig,
     conditioning::{ClassEmbedderConfig, SpatialRescalerConfig},
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     data::DataConfig,
     error::ConfigError,
-    model::ConditionerConfig,
+    model::{ConditionerConfig, FirstStageConfig},
     optim::{AdamConfig, LrSchedule},
 };
 
@@ -70,8 +70,12 @@ pub struct TrainingConfig {
 pub struct Stage1Config {
     /// Length, batch, rate.
     pub training: TrainingConfig,
-    /// The autoencoder, under the names of its `config.json`. `scaling_factor` is measured at the end of the stage.
-    pub vae: AutoencoderKlConfig,
+    /// A KL autoencoder, under the names of its `config.json`. `scaling_factor` is measured at the end of the stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vae: Option<AutoencoderKlConfig>,
+    /// In its place one with a codebook, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vq: Option<VqModelConfig>,
     /// Weights of the objective's terms.
     #[serde(default)]
     pub loss: Stage1LossConfig,
@@ -294,33 +298,24 @@ impl RunConfig {
 
     /// Checks what the types can't; the key and the problem of the first mistake.
     fn validate(&self) -> Result<(), (&'static str, String)> {
-        let vae = &self.stage1.vae;
         if i64::try_from(self.seed).is_err() {
             return Err(("seed", format!("is {}: it must be below 2^63", self.seed)));
         }
         self.data.validate()?;
         self.stage1.training.validate("stage1.training")?;
-        vae.validate()
-            .map_err(|e| ("stage1.vae", format!("is wrong: {e}")))?;
+        self.stage1.validate_autoencoder()?;
         (self.stage1.loss.validate()).map_err(|e| ("stage1.loss", format!("is wrong: {e}")))?;
-        if [vae.in_channels, vae.out_channels] != [3, 3] {
-            let problem = format!(
-                "maps {} channels to {}, but images have 3: red, green and blue",
-                vae.in_channels, vae.out_channels
-            );
-            return Err(("stage1.vae", problem));
-        }
-        self.validate_resolution()?;
+        let autoencoder = self.stage1.autoencoder();
+        self.validate_resolution(autoencoder.factor())?;
         match &self.stage2 {
-            Some(stage2) => stage2.validate(vae),
+            Some(stage2) => stage2.validate(&autoencoder),
             None => Ok(()),
         }
     }
 
-    /// Checks that every network of stage 1 can work on images of this size.
-    fn validate_resolution(&self) -> Result<(), (&'static str, String)> {
+    /// Checks that every network of stage 1 can work on images of this size; `factor` is the autoencoder's.
+    fn validate_resolution(&self, factor: usize) -> Result<(), (&'static str, String)> {
         let resolution = self.data.resolution;
-        let factor = self.stage1.vae.factor();
         if !resolution.is_multiple_of(factor) {
             let problem =
                 format!("is {resolution}, which the autoencoder's factor {factor} does not divide");
@@ -355,10 +350,10 @@ impl RunConfig {
         }
     }
 
-    /// All keys that are set, with their sections.
+    /// All keys that are set, with their sections, and those of which only one can be.
     fn keys(&self) -> Vec<String> {
         let table = toml::Table::try_from(self).expect("a configuration is a TOML table");
-        let mut keys = Vec::new();
+        let mut keys = vec![VAE.to_owned(), VQ.to_owned()];
         collect_keys("", &table, &mut keys);
         keys
     }
@@ -417,6 +412,10 @@ fn nearest(key: &str, known: impl IntoIterator<Item = String>) -> Option<String>
         .filter(|(distance, candidate)| *distance <= 4.min(candidate.len() / 2))
         .map(|(_, candidate)| candidate)
 }
+
+/// The sections that describe the first stage's autoencoder, one or the other.
+const VAE: &str = "stage1.vae";
+const VQ: &str = "stage1.vq";
 
 /// Keys of diffusers' files that name the file's own format.
 const FORMAT_TAGS: [&str; 2] = ["_class_name", "model_type"];
@@ -508,6 +507,47 @@ impl TrainingConfig {
     }
 }
 
+impl Stage1Config {
+    /// The autoencoder's architecture, of either kind.
+    ///
+    /// # Panics
+    /// If neither `vae` nor `vq` is there, which no configuration that was read lacks.
+    pub fn autoencoder(&self) -> FirstStageConfig {
+        match (&self.vae, &self.vq) {
+            (Some(vae), _) => FirstStageConfig::Kl(vae.clone()),
+            (None, Some(vq)) => FirstStageConfig::Vq(vq.clone()),
+            (None, None) => panic!("stage 1 needs `vae` or `vq`"),
+        }
+    }
+
+    /// Checks that there is one autoencoder, and that it is one for images.
+    fn validate_autoencoder(&self) -> Result<(), (&'static str, String)> {
+        let (section, result, channels) = match (&self.vae, &self.vq) {
+            (Some(vae), None) => (VAE, vae.validate(), [vae.in_channels, vae.out_channels]),
+            (None, Some(vq)) => (VQ, vq.validate(), [vq.in_channels, vq.out_channels]),
+            (Some(_), Some(_)) => {
+                let problem = format!("is given beside `{VAE}`: a run trains one autoencoder");
+                return Err((VQ, problem));
+            }
+            (None, None) => {
+                let problem = format!(
+                    "is missing: it describes the autoencoder, or `{VQ}` one with a codebook"
+                );
+                return Err((VAE, problem));
+            }
+        };
+        result.map_err(|e| (section, format!("is wrong: {e}")))?;
+        if channels != [3, 3] {
+            let problem = format!(
+                "maps {} channels to {}, but images have 3: red, green and blue",
+                channels[0], channels[1]
+            );
+            return Err((section, problem));
+        }
+        Ok(())
+    }
+}
+
 impl Stage2Config {
     /// The architecture of what turns captions, classes or masks into tensors; `None` for an unconditional model.
     pub fn conditioner(&self) -> Option<ConditionerConfig> {
@@ -521,17 +561,18 @@ impl Stage2Config {
         text().or_else(class).or_else(mask)
     }
 
-    fn validate(&self, vae: &AutoencoderKlConfig) -> Result<(), (&'static str, String)> {
+    fn validate(&self, autoencoder: &FirstStageConfig) -> Result<(), (&'static str, String)> {
         self.training.validate("stage2.training")?;
         (self.unet.validate()).map_err(|e| ("stage2.unet", format!("is wrong: {e}")))?;
         let channels = [self.unet.in_channels, self.unet.out_channels];
+        let of_latent = autoencoder.latent_channels();
         let of_mask = self.semantic.as_ref().map_or(0, |mask| mask.out_channels);
-        if channels != [vae.latent_channels + of_mask, vae.latent_channels] {
+        if channels != [of_latent + of_mask, of_latent] {
             let problem = format!(
                 "maps {} channels to {}, but the autoencoder's latents have {}{}",
                 channels[0],
                 channels[1],
-                vae.latent_channels,
+                of_latent,
                 match of_mask {
                     0 => String::new(),
                     n => format!(" and the semantic mask adds {n}"),
@@ -568,11 +609,11 @@ impl Stage2Config {
         if let Some(class) = &self.class {
             class.validate()?;
         }
-        self.validate_condition(vae)
+        self.validate_condition(autoencoder.factor())
     }
 
-    /// Checks that there is one condition at most, and that the U-Net can read it.
-    fn validate_condition(&self, vae: &AutoencoderKlConfig) -> Result<(), (&'static str, String)> {
+    /// Checks that there is one condition at most, and that the U-Net can read it; `factor` is the autoencoder's.
+    fn validate_condition(&self, factor: usize) -> Result<(), (&'static str, String)> {
         let given = [
             ("stage2.text", self.text.is_some()),
             ("stage2.class", self.class.is_some()),
@@ -587,11 +628,10 @@ impl Stage2Config {
         }
         if let Some(semantic) = &self.semantic {
             let halvings = 1usize.checked_shl(semantic.n_stages as u32);
-            if halvings != Some(vae.factor()) {
+            if halvings != Some(factor) {
                 let problem = format!(
-                    "has `n_stages` = {}, but the autoencoder's factor is {}: a mask is halved as often as a picture",
-                    semantic.n_stages,
-                    vae.factor()
+                    "has `n_stages` = {}, but the autoencoder's factor is {factor}: a mask is halved as often as a picture",
+                    semantic.n_stages
                 );
                 return Err(("stage2.semantic", problem));
             }

@@ -59,7 +59,7 @@ fn describe_run(text: &mut String, config: &RunConfig) {
         "stage 1: {} steps of {} x {} images, learning rate {:e}",
         training.steps, training.accumulation, training.batch_size, training.lr.rate
     );
-    let first_stage = FirstStageConfig::Kl(config.stage1.vae.clone());
+    let first_stage = config.stage1.autoencoder();
     describe_first_stage(text, &first_stage, Some(config.data.resolution));
     if let Some(discriminator) = config.stage1.loss.discriminator() {
         let count = discriminator.init(&Device::default()).num_trained_params();
@@ -260,6 +260,33 @@ mod tests {
     use ldm_autoencoder::AutoencoderKlConfig;
 
     use super::*;
+
+    /// The paper's counts of its autoencoders with a codebook.
+    #[test]
+    fn vq_presets_are_the_papers() {
+        use ldm_autoencoder::VqModelConfig;
+
+        let presets = [
+            (
+                include_str!("../../../configs/autoencoder-vq-f4.toml"),
+                VqModelConfig::vq_f4(),
+                55_322_782,
+            ),
+            (
+                include_str!("../../../configs/autoencoder-vq-f8.toml"),
+                VqModelConfig::vq_f8(),
+                67_717_295,
+            ),
+        ];
+        for (text, expected, parameters) in presets {
+            let config = RunConfig::parse(text, "preset", &[]).unwrap();
+            let FirstStageConfig::Vq(vq) = config.stage1.autoencoder().measured(1.0, 256) else {
+                panic!("no codebook in {text}");
+            };
+            assert_eq!(vq, expected);
+            assert_eq!(count(&vq.init(&Device::default())), parameters);
+        }
+    }
 
     #[test]
     fn the_papers_models_are_counted_without_drawing_them() {

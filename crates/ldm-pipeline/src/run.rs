@@ -119,9 +119,9 @@ fn changed_architecture(
 ) -> Option<&'static str> {
     // Measured at the end of stage 1, not chosen.
     let vae = |config: &RunConfig| {
-        let mut vae = config.stage1.vae.clone();
-        vae.scaling_factor = 1.0;
-        vae
+        let autoencoder = config.stage1.autoencoder();
+        let size = autoencoder.sample_size().unwrap_or_default();
+        autoencoder.measured(1.0, size)
     };
     let disc = |config: &RunConfig| config.stage1.loss.discriminator();
     let text = |stage2: &Stage2Config| stage2.text.as_ref().map(|text| text.bert.clone());
@@ -132,7 +132,10 @@ fn changed_architecture(
     }
     if stages.contains(&Stage::Vae) {
         if vae(before) != vae(now) {
-            return Some("autoencoder (stage1.vae)");
+            return Some(match now.stage1.vq {
+                Some(_) => "autoencoder (stage1.vq)",
+                None => "autoencoder (stage1.vae)",
+            });
         }
         if disc(before) != disc(now) {
             return Some("discriminator (stage1.loss)");

@@ -36,6 +36,8 @@ pub struct Stage1LossConfig {
     pub logvar: f64,
     /// Weight of the KL divergence; 1e-6 by default. The divergence is a sum over the latent, hence so small.
     pub kl_weight: f64,
+    /// Weight of a codebook's loss, a mean; 1 by default. Beside a codebook the other terms are means as well.
+    pub codebook_weight: f64,
     /// Weight of the perceptual distance; 1 by default.
     pub perceptual_weight: f64,
     /// Weight of the adversarial term before it is adapted; 0.5 by default.
@@ -61,6 +63,7 @@ impl Default for Stage1LossConfig {
             reconstruction: ReconstructionLoss::L1,
             logvar: 0.0,
             kl_weight: 1e-6,
+            codebook_weight: 1.0,
             perceptual_weight: 1.0,
             disc_weight: 0.5,
             disc_factor: 1.0,
@@ -81,6 +84,7 @@ impl Stage1LossConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let weights = [
             ("kl_weight", self.kl_weight),
+            ("codebook_weight", self.codebook_weight),
             ("perceptual_weight", self.perceptual_weight),
             ("disc_weight", self.disc_weight),
             ("disc_factor", self.disc_factor),

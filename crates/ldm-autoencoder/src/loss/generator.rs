@@ -5,8 +5,8 @@ use burn::{
 use ldm_nn::ops;
 use serde::Serialize;
 
-use super::{ReconstructionLoss, Stage1Objective, fetch};
-use crate::{AutoencoderKl, PatchDiscriminator};
+use super::{Autoencoder, Penalty, ReconstructionLoss, Regularised, Stage1Objective, fetch};
+use crate::PatchDiscriminator;
 
 /// Added to the adversarial gradient's norm in the adaptive weight.
 const D_WEIGHT_EPSILON: f64 = 1e-4;
@@ -27,9 +27,9 @@ pub struct GeneratorStep {
 /// Scalars of a [`GeneratorStep`]; a part that is off reads 0.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct GeneratorTerms {
-    /// `nll + kl_weight * kl + d_weight * disc_factor * g_loss`.
+    /// `nll + kl_weight * kl + codebook_weight * codebook + d_weight * disc_factor * g_loss`.
     pub total: f32,
-    /// Negative log-likelihood: pixel and perceptual distance, summed over the elements, per image.
+    /// Negative log-likelihood: pixel and perceptual distance, per image summed over the elements, or with a codebook their mean.
     pub nll: f32,
     /// Pixel distance, mean over all elements.
     pub rec: f32,
@@ -37,6 +37,10 @@ pub struct GeneratorTerms {
     pub perceptual: f32,
     /// KL divergence, summed over the latent, per image, before its weight.
     pub kl: f32,
+    /// Distance between latents and codes, before its weight.
+    pub codebook: f32,
+    /// Share of the codes that the batch used.
+    pub codes_used: f32,
     /// Adversarial loss, `-mean(logits)`, before its weight.
     pub g_loss: f32,
     /// Adaptive weight of the adversarial loss, `disc_weight` included.
@@ -68,7 +72,7 @@ impl Stage1Objective {
     ///
     /// The adaptive weight compares gradients at the last convolution, and burn can't traverse a graph twice. So the losses are
     /// differentiated with respect to the reconstruction `r` alone, each on a small graph of its own; the weight comes from
-    /// those two gradients; and one backward pass of `sum(r * gradient) + kl_weight * kl` reaches the parameters.
+    /// those two gradients; and one backward pass of `sum(r * gradient) + weight * penalty` reaches the parameters.
     ///
     /// # Shapes
     /// - `images`: `[N, 3, H, W]` in `[-1, 1]`, sides divisible by the model's factor
@@ -76,18 +80,18 @@ impl Stage1Objective {
     ///
     /// # Panics
     /// If `model` is not on an autodiff device.
-    pub fn generator(
+    pub fn generator<M: Autoencoder>(
         &self,
-        model: &AutoencoderKl,
+        model: &M,
         discriminator: Option<&PatchDiscriminator>,
         images: Tensor<4>,
         noise: Tensor<4>,
         step: u64,
     ) -> GeneratorStep {
         let images = images.inner();
-        let posterior = model.encode(images.clone());
-        let features = model.decode_features(posterior.sample(noise));
-        let tracked = ops::conv2d(&model.decoder.conv_out, features.clone());
+        let Regularised { latents, penalty } = model.regularised(images.clone(), noise);
+        let features = model.decode_features(latents);
+        let tracked = ops::conv2d(model.conv_out(), features.clone());
         let features = features.inner();
         let reconstruction = tracked.clone().inner();
 
@@ -99,7 +103,7 @@ impl Stage1Objective {
                     perceptual,
                 },
             mut gradient,
-        } = self.likelihood(&images, &reconstruction);
+        } = self.likelihood(&images, &reconstruction, &penalty);
 
         let zero = || Tensor::<1>::zeros([1], &reconstruction.device());
         let (mut g_loss, mut d_weight, mut disc_factor) = (zero(), zero(), 0.0);
@@ -117,22 +121,37 @@ impl Stage1Objective {
             disc_factor = factor as f32;
         }
 
-        let batch = images.dims()[0] as f64;
-        let kl = posterior.kl().sum().div_scalar(batch);
+        let weight = penalty.weight(&self.config);
         let mut surrogate = (tracked * gradient).sum();
-        if self.config.kl_weight > 0.0 {
-            surrogate = surrogate + kl.clone().mul_scalar(self.config.kl_weight);
+        if weight > 0.0 {
+            surrogate = surrogate + penalty.value().mul_scalar(weight);
         }
         let grads = GradientsParams::from_grads(surrogate.backward(), model);
 
-        let [nll, rec, perceptual, kl, g_loss, d_weight] =
-            fetch([nll, rec, perceptual, kl, g_loss, d_weight]);
-        let terms = GeneratorTerms {
-            total: nll + self.config.kl_weight as f32 * kl + d_weight * disc_factor * g_loss,
+        let [kl, codebook, codes_used] = match penalty {
+            Penalty::Kl(kl) => [kl, zero(), zero()],
+            Penalty::Codebook { loss, used } => [zero(), loss, used],
+        };
+        let [
             nll,
             rec,
             perceptual,
             kl,
+            codebook,
+            codes_used,
+            g_loss,
+            d_weight,
+        ] = fetch([
+            nll, rec, perceptual, kl, codebook, codes_used, g_loss, d_weight,
+        ]);
+        let terms = GeneratorTerms {
+            total: nll + weight as f32 * (kl + codebook) + d_weight * disc_factor * g_loss,
+            nll,
+            rec,
+            perceptual,
+            kl,
+            codebook,
+            codes_used,
             g_loss,
             d_weight,
             disc_factor,
@@ -146,8 +165,13 @@ impl Stage1Objective {
     }
 
     /// `sum((|x - r| + perceptual_weight * LPIPS(x, r)) / exp(logvar) + logvar) / N`, where an image's perceptual distance counts
-    /// once for each of its elements.
-    fn likelihood(&self, images: &Tensor<4>, reconstruction: &Tensor<4>) -> Term<Likelihood> {
+    /// once for each of its elements; beside a codebook the mean over all elements.
+    fn likelihood(
+        &self,
+        images: &Tensor<4>,
+        reconstruction: &Tensor<4>,
+        penalty: &Penalty,
+    ) -> Term<Likelihood> {
         let [n, c, h, w] = images.dims();
         let (batch, elements) = (n as f64, (c * h * w) as f64);
         let reconstruction = leaf(reconstruction);
@@ -172,7 +196,8 @@ impl Stage1Objective {
         };
         let nll = distance
             .div_scalar(self.config.logvar.exp() * batch)
-            .add_scalar(self.config.logvar * elements);
+            .add_scalar(self.config.logvar * elements)
+            .div_scalar(penalty.likelihood_divisor(elements));
         let gradient = gradient_at(&reconstruction, &nll);
         Term {
             value: Likelihood {
@@ -206,8 +231,12 @@ fn adaptive_weight(nll_norm: Tensor<1>, adversarial_norm: Tensor<1>) -> Tensor<1
 }
 
 /// Norm of a loss's gradient at the last convolution's weight, given its gradient at the reconstruction.
-fn last_layer_norm(model: &AutoencoderKl, features: Tensor<4>, gradient: Tensor<4>) -> Tensor<1> {
-    let weight = model.decoder.conv_out.weight.val().inner();
+fn last_layer_norm<M: Autoencoder>(
+    model: &M,
+    features: Tensor<4>,
+    gradient: Tensor<4>,
+) -> Tensor<1> {
+    let weight = model.conv_out().weight.val().inner();
     let options = ConvOptions::new([1, 1], [1, 1], [1, 1], 1);
     conv2d_weight_backward(features, weight, gradient, options)
         .square()

@@ -1,9 +1,11 @@
 //! The stage-1 objective (Rombach et al. 2022, appendix G; Esser et al. 2021, section 3).
 
+mod autoencoder;
 mod config;
 mod discriminator;
 mod generator;
 
+pub use autoencoder::{Autoencoder, Penalty, Regularised};
 pub use config::{DiscriminatorLoss, ReconstructionLoss, Stage1LossConfig};
 pub use discriminator::{DiscriminatorStep, DiscriminatorTerms};
 pub use generator::{GeneratorStep, GeneratorTerms};
@@ -12,8 +14,8 @@ use burn::{prelude::*, tensor::Tensor};
 
 use crate::{ConfigError, Lpips};
 
-/// What an autoencoder and its discriminator are trained against: reconstruction, KL divergence, perceptual distance and an
-/// adversarial term.
+/// What an [`Autoencoder`] and its discriminator are trained against: reconstruction, perceptual distance, an adversarial term, and
+/// a KL divergence or a codebook's loss.
 ///
 /// [`generator`](Self::generator) gives the autoencoder's gradients for a batch, then
 /// [`discriminator`](Self::discriminator) the discriminator's on the same images and reconstructions. The order is

@@ -10,6 +10,7 @@ pub(crate) mod reference;
 mod tiling;
 mod training;
 mod vq;
+mod vq_objective;
 
 use burn::{
     module::{ModuleMapper, Param},

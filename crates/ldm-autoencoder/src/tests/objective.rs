@@ -29,7 +29,7 @@ pub(super) fn discriminator() -> PatchDiscriminator {
     seeded(config.init(&device()))
 }
 
-fn lpips() -> Lpips {
+pub(super) fn lpips() -> Lpips {
     let config = LpipsConfig {
         channels: [4; 5],
         heads: false,
@@ -378,6 +378,13 @@ fn configuration_is_checked() {
             "kl_weight",
             Stage1LossConfig {
                 kl_weight: -1.0,
+                ..everything()
+            },
+        ),
+        (
+            "codebook_weight",
+            Stage1LossConfig {
+                codebook_weight: f64::INFINITY,
                 ..everything()
             },
         ),

@@ -100,6 +100,20 @@ impl FirstStageConfig {
         }
     }
 
+    /// The same with the scaling factor that was measured after training on images of `resolution` pixels a side.
+    pub(crate) fn measured(mut self, factor: f64, resolution: usize) -> Self {
+        match &mut self {
+            Self::Kl(config) => {
+                (config.scaling_factor, config.sample_size) = (factor, resolution);
+            }
+            Self::Vq(config) => {
+                (config.scaling_factor, config.sample_size) = (factor, resolution);
+            }
+            Self::Identity { .. } => {}
+        }
+        self
+    }
+
     /// The model with its weights still undrawn.
     pub fn init(&self, device: &Device) -> FirstStage {
         match self {
@@ -107,6 +121,18 @@ impl FirstStageConfig {
             Self::Vq(config) => FirstStage::Vq(config.init(device)),
             Self::Identity { .. } => FirstStage::Identity,
         }
+    }
+}
+
+impl From<AutoencoderKl> for FirstStage {
+    fn from(model: AutoencoderKl) -> Self {
+        Self::Kl(model)
+    }
+}
+
+impl From<VqModel> for FirstStage {
+    fn from(model: VqModel) -> Self {
+        Self::Vq(model)
     }
 }
 

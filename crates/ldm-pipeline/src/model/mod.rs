@@ -22,7 +22,7 @@ pub use conditioner::{Conditioner, ConditionerConfig};
 pub use convert::convert;
 pub use files::{FirstStageFiles, ModelFiles};
 pub use first_stage::{FirstStage, FirstStageConfig};
-pub use save::save_vae;
+pub use save::save_first_stage;
 
 use crate::error::Error;
 

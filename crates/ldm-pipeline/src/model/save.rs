@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use burn::module::Module;
-use ldm_autoencoder::{AutoencoderKl, AutoencoderKlConfig};
 use ldm_text::Tokenizer;
 use serde_json::json;
 
@@ -30,13 +29,7 @@ impl LatentDiffusion {
         let dir = partial.path();
         write_configs(&self.configs, self.tokenizer.as_ref(), dir)?;
         let file = |folder: &str, stem: &str| dir.join(folder).join(format!("{stem}.safetensors"));
-        let vae_file = file(VAE, DIFFUSION_STEM);
-        let vae_keys = ldm_autoencoder::weights::KEY_MAP_OUT;
-        match &self.first_stage {
-            FirstStage::Kl(model) => save_weights(model, &vae_file, vae_keys, half)?,
-            FirstStage::Vq(model) => save_weights(model, &vae_file, vae_keys, half)?,
-            FirstStage::Identity => {}
-        }
+        save_first_stage_weights(&self.first_stage, &dir.join(VAE), half)?;
         save_weights(
             &self.denoiser.unet,
             &file(UNET, DIFFUSION_STEM),
@@ -80,11 +73,7 @@ pub(super) fn write_configs(
     tokenizer: Option<&Tokenizer>,
     dir: &Path,
 ) -> Result<(), Error> {
-    match &configs.first_stage {
-        FirstStageConfig::Kl(config) => write_json(&dir.join(VAE).join(CONFIG), config)?,
-        FirstStageConfig::Vq(config) => write_json(&dir.join(VAE).join(CONFIG), config)?,
-        FirstStageConfig::Identity { .. } => {}
-    }
+    write_first_stage_config(&configs.first_stage, &dir.join(VAE))?;
     write_json(&dir.join(UNET).join(CONFIG), &configs.unet)?;
     if let Some(conditioner) = &configs.conditioner {
         write_json(&dir.join(conditioner.folder()).join(CONFIG), conditioner)?;
@@ -139,23 +128,37 @@ fn index(configs: &ModelConfigs) -> serde_json::Value {
     index
 }
 
-/// Writes an autoencoder's `config.json` and weights into `dir`, created if missing.
+/// Writes an autoencoder's `config.json` and weights into `dir`, created if missing; nothing for the identity.
 ///
 /// # Errors
 /// If they can't be written.
-pub fn save_vae(
-    vae: &AutoencoderKl,
-    config: &AutoencoderKlConfig,
+pub fn save_first_stage(
+    model: &FirstStage,
+    config: &FirstStageConfig,
     dir: &Path,
     half: bool,
 ) -> Result<(), Error> {
-    write_json(&dir.join(CONFIG), config)?;
-    save_weights(
-        vae,
-        &dir.join(format!("{DIFFUSION_STEM}.safetensors")),
-        ldm_autoencoder::weights::KEY_MAP_OUT,
-        half,
-    )
+    write_first_stage_config(config, dir)?;
+    save_first_stage_weights(model, dir, half)
+}
+
+fn write_first_stage_config(config: &FirstStageConfig, dir: &Path) -> Result<(), Error> {
+    let file = dir.join(CONFIG);
+    match config {
+        FirstStageConfig::Kl(config) => write_json(&file, config),
+        FirstStageConfig::Vq(config) => write_json(&file, config),
+        FirstStageConfig::Identity { .. } => Ok(()),
+    }
+}
+
+fn save_first_stage_weights(model: &FirstStage, dir: &Path, half: bool) -> Result<(), Error> {
+    let file = dir.join(format!("{DIFFUSION_STEM}.safetensors"));
+    let keys = ldm_autoencoder::weights::KEY_MAP_OUT;
+    match model {
+        FirstStage::Kl(model) => save_weights(model, &file, keys, half),
+        FirstStage::Vq(model) => save_weights(model, &file, keys, half),
+        FirstStage::Identity => Ok(()),
+    }
 }
 
 fn save_weights<M: Module>(

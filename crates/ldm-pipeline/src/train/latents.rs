@@ -177,9 +177,9 @@ fn encode_all(
     batch: usize,
     observer: &mut Observer,
 ) -> Result<Option<Moments>, Error> {
-    let vae = &config.stage1.vae;
-    let side = config.data.resolution / vae.factor();
-    let shape = [2 * vae.latent_channels, side, side];
+    let autoencoder = config.stage1.autoencoder();
+    let side = config.data.resolution / autoencoder.factor();
+    let shape = [2 * autoencoder.latent_channels(), side, side];
     let size: usize = shape.iter().product();
     let variants = if config.data.flip > 0.0 { 2 } else { 1 };
     let mut values = vec![f32::NAN; variants * set.len() * size];

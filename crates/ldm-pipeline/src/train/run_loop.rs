@@ -15,6 +15,33 @@ use crate::{
 /// Named figures of a step.
 pub(super) type Values = Vec<(&'static str, f64)>;
 
+/// Mean of values over the micro-batches of a step.
+#[derive(Default)]
+pub(super) struct Mean {
+    sums: Values,
+    count: f64,
+}
+
+impl Mean {
+    /// Adds the values of a micro-batch, whose names are always the same.
+    pub(super) fn add(&mut self, values: Values) {
+        if self.sums.is_empty() {
+            self.sums = values;
+        } else {
+            for (sum, (_, value)) in self.sums.iter_mut().zip(values) {
+                sum.1 += value;
+            }
+        }
+        self.count += 1.0;
+    }
+
+    pub(super) fn values(&self) -> Values {
+        (self.sums.iter())
+            .map(|(name, sum)| (*name, sum / self.count))
+            .collect()
+    }
+}
+
 /// A stage between two of its steps.
 pub(super) trait Trainee {
     /// Makes optimiser step number `step`, counted from 0.

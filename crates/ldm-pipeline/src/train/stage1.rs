@@ -1,19 +1,19 @@
-//! Stage 1: the autoencoder, against reconstruction, KL, perceptual and adversarial losses (paper, section 3.1).
+//! Stage 1: an autoencoder of either kind, against reconstruction, perceptual and adversarial losses and its regularisation
+//! (paper, section 3.1).
 
 use std::{path::PathBuf, sync::Arc};
 
 use burn::tensor::{Device, Tensor};
 use image::RgbImage;
 use ldm_autoencoder::{
-    AutoencoderKl, AutoencoderKlConfig, DiscriminatorTerms, GeneratorTerms, PatchDiscriminator,
-    Stage1Objective,
+    Autoencoder, DiscriminatorTerms, GeneratorTerms, PatchDiscriminator, Stage1Objective,
 };
 
 use super::{
     Event, Observer, Outcome, Stage,
     images::{load_images, report_skipped, to_tensor},
     perceptual::load_lpips,
-    run_loop::{Trainee, Values, at_work, finite, newest_checkpoint, run_steps, train_state},
+    run_loop::{Mean, Trainee, Values, at_work, finite, newest_checkpoint, run_steps, train_state},
     state::{Trained, initialise},
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     error::Error,
     generate::noise_batch,
     latent_stats::LatentStats,
-    model::{FirstStage, ModelFacts, load_first_stage, save_vae},
+    model::{FirstStage, FirstStageConfig, ModelFacts, load_first_stage, save_first_stage},
     optim::Accumulator,
     reconstruct::{VALIDATION_IMAGES, held_out_psnr, pairs},
     rng::Stream,
@@ -44,6 +44,29 @@ const DISCRIMINATOR_INIT: u64 = 2;
 /// If the data or the perceptual network can't be used, a file can't be written, or the training diverges.
 pub fn train_vae(
     config: &RunConfig,
+    run: &RunDir,
+    device: &Device,
+    observer: &mut Observer,
+) -> Result<Outcome, Error> {
+    let autoencoder = config.stage1.autoencoder();
+    match autoencoder.clone() {
+        FirstStageConfig::Kl(vae) => {
+            let init = |device: &Device| vae.init(device);
+            train(config, autoencoder, init, run, device, observer)
+        }
+        FirstStageConfig::Vq(vq) => {
+            let init = |device: &Device| vq.init(device);
+            train(config, autoencoder, init, run, device, observer)
+        }
+        FirstStageConfig::Identity { .. } => unreachable!("a configuration has an autoencoder"),
+    }
+}
+
+/// [`train_vae`] of the autoencoder that `init` makes, which `autoencoder` describes.
+fn train<M: Autoencoder + Into<FirstStage>>(
+    config: &RunConfig,
+    autoencoder: FirstStageConfig,
+    init: impl FnOnce(&Device) -> M,
     run: &RunDir,
     device: &Device,
     observer: &mut Observer,
@@ -69,7 +92,7 @@ pub fn train_vae(
     let objective = Stage1Objective::new(stage1.loss, lpips)?;
 
     let autodiff = device.clone().autodiff();
-    let vae = initialise(config.seed, VAE_INIT, device, || stage1.vae.init(&autodiff));
+    let vae = initialise(config.seed, VAE_INIT, device, || init(&autodiff));
     let discriminator = stage1.loss.discriminator().map(|disc| {
         initialise(config.seed, DISCRIMINATOR_INIT, device, || {
             disc.init(&autodiff)
@@ -90,6 +113,7 @@ pub fn train_vae(
     let mut trainer = Stage1Trainer {
         config,
         stage1,
+        autoencoder,
         checkpoints,
         device: device.clone(),
         objective,
@@ -121,13 +145,14 @@ fn is_exported(run: &RunDir, steps: u64, device: &Device) -> bool {
         && load_first_stage(&run.model(), device).is_ok()
 }
 
-struct Stage1Trainer<'a> {
+struct Stage1Trainer<'a, M> {
     config: &'a RunConfig,
     stage1: &'a Stage1Config,
+    autoencoder: FirstStageConfig,
     checkpoints: Checkpoints,
     device: Device,
     objective: Stage1Objective,
-    vae: Trained<AutoencoderKl>,
+    vae: Trained<M>,
     discriminator: Option<Trained<PatchDiscriminator>>,
     training_set: Arc<ImageDataset>,
     validation_set: ImageDataset,
@@ -137,11 +162,11 @@ struct Stage1Trainer<'a> {
     loader: Option<Loader>,
 }
 
-impl Trainee for Stage1Trainer<'_> {
+impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
     fn step(&mut self, step: u64, observer: &mut Observer) -> Result<Values, Error> {
         let training = &self.stage1.training;
         let rate = training.lr.at(step, training.steps);
-        let mut generator = GeneratorMean::default();
+        let mut generator = Mean::default();
         let mut gradients = Accumulator::default();
         let mut pairs = Vec::with_capacity(training.accumulation);
         for micro in 0..training.accumulation {
@@ -155,7 +180,7 @@ impl Trainee for Stage1Trainer<'_> {
                 step,
             );
             finite("loss", output.terms.total.into(), step)?;
-            generator.add(&output.terms);
+            generator.add(self.logged(&output.terms));
             gradients.add(self.vae.module(), output.grads);
             pairs.push((images, output.reconstruction));
         }
@@ -180,7 +205,7 @@ impl Trainee for Stage1Trainer<'_> {
     }
 
     fn preview(&self, step: u64) -> Result<(RgbImage, Values), Error> {
-        let vae = FirstStage::Kl(self.vae.result());
+        let vae: FirstStage = self.vae.result().into();
         let title = format!("original | reconstruction, step {step}");
         let mut sheet = Sheet::new(title, 4);
         for (original, reconstruction) in pairs(&vae, self.preview_images.clone()) {
@@ -192,7 +217,7 @@ impl Trainee for Stage1Trainer<'_> {
     }
 }
 
-impl Stage1Trainer<'_> {
+impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
     /// The images of the next micro-batch, `[N, 3, H, W]`.
     fn next_batch(&mut self, step: u64, observer: &mut Observer) -> Result<Tensor<4>, Error> {
         let loader = match &mut self.loader {
@@ -215,13 +240,40 @@ impl Stage1Trainer<'_> {
         Ok(to_tensor(&batch, &self.device))
     }
 
+    /// A micro-batch's terms under the names of the log, without those of the other kind of autoencoder.
+    fn logged(&self, terms: &GeneratorTerms) -> Values {
+        let regularisation = match self.autoencoder {
+            FirstStageConfig::Vq(_) => vec![
+                ("codebook", terms.codebook),
+                ("codes_used", terms.codes_used),
+            ],
+            _ => vec![("kl", terms.kl)],
+        };
+        let before = [
+            ("total", terms.total),
+            ("nll", terms.nll),
+            ("rec", terms.rec),
+            ("perceptual", terms.perceptual),
+        ];
+        let after = [
+            ("g_loss", terms.g_loss),
+            ("d_weight", terms.d_weight),
+            ("disc_factor", terms.disc_factor),
+        ];
+        (before.into_iter())
+            .chain(regularisation)
+            .chain(after)
+            .map(|(name, value)| (name, f64::from(value)))
+            .collect()
+    }
+
     /// Standard normal noise in the shape of the images' latents.
     fn posterior_noise(&self, images: &Tensor<4>, step: u64, micro: usize) -> Tensor<4> {
         let [n, _, height, width] = images.dims();
-        let factor = self.stage1.vae.factor();
+        let factor = self.autoencoder.factor();
         let shape = [
             n,
-            self.stage1.vae.latent_channels,
+            self.autoencoder.latent_channels(),
             height / factor,
             width / factor,
         ];
@@ -290,22 +342,19 @@ impl Stage1Trainer<'_> {
 
     /// Measures the latents and exports the autoencoder.
     fn finish(&self, run: &RunDir, observer: &mut Observer) -> Result<Outcome, Error> {
-        let vae = self.vae.result();
+        let vae: FirstStage = self.vae.result().into();
         let Some(stats) = self.measure_latents(&vae, observer)? else {
             return Ok(Outcome::Stopped(self.stage1.training.steps));
         };
-        let config = AutoencoderKlConfig {
-            scaling_factor: 1.0 / stats.std(),
-            sample_size: self.config.data.resolution,
-            ..self.stage1.vae.clone()
-        };
+        let resolution = self.config.data.resolution;
+        let config = (self.autoencoder.clone()).measured(1.0 / stats.std(), resolution);
         // All of `model/` is replaced: a denoiser there was trained on another autoencoder's latents.
         let path = run.model();
         let partial = PartialDir::create(&path)?;
-        save_vae(&vae, &config, &partial.path().join("vqvae"), false)?;
+        save_first_stage(&vae, &config, &partial.path().join("vqvae"), false)?;
         let facts = ModelFacts {
             ldm_version: env!("CARGO_PKG_VERSION").into(),
-            resolution: Some(self.config.data.resolution),
+            resolution: Some(resolution),
             training_steps: [self.stage1.training.steps, 0],
             ema_decay: None,
             seed: self.config.seed,
@@ -314,8 +363,7 @@ impl Stage1Trainer<'_> {
         facts.write(partial.path())?;
         partial.commit()?;
         let _ = observer(Event::Note(&stats.to_string()));
-        if let Some(psnr) = held_out_psnr(&FirstStage::Kl(vae), &self.validation_set, &self.device)
-        {
+        if let Some(psnr) = held_out_psnr(&vae, &self.validation_set, &self.device) {
             let count = self.validation_set.len().min(VALIDATION_IMAGES);
             let note = format!("reconstruction of {count} held-out images: PSNR {psnr:.2} dB");
             let _ = observer(Event::Note(&note));
@@ -324,15 +372,16 @@ impl Stage1Trainer<'_> {
         Ok(Outcome::Finished)
     }
 
-    /// Statistics of a sample of each training image's posterior; `None` if the observer stopped it.
+    /// Statistics of a sample of each training image's posterior, or of its latents before quantisation; `None` if the observer
+    /// stopped it.
     fn measure_latents(
         &self,
-        vae: &AutoencoderKl,
+        vae: &FirstStage,
         observer: &mut Observer,
     ) -> Result<Option<LatentStats>, Error> {
         let batch_size = self.stage1.training.batch_size;
         let total = self.training_set.len().div_ceil(batch_size);
-        let mut stats = LatentStats::new(self.stage1.vae.latent_channels);
+        let mut stats = LatentStats::new(self.autoencoder.latent_channels());
         let set = self.training_set.without_augmentation();
         for part in 0..total {
             let indices = part * batch_size..set.len().min((part + 1) * batch_size);
@@ -346,49 +395,6 @@ impl Stage1Trainer<'_> {
             }
         }
         Ok(Some(stats))
-    }
-}
-
-/// Mean over micro-batches of a generator's terms.
-#[derive(Default)]
-struct GeneratorMean {
-    sums: [f64; 8],
-    count: f64,
-}
-
-impl GeneratorMean {
-    fn add(&mut self, terms: &GeneratorTerms) {
-        let values = [
-            terms.total,
-            terms.nll,
-            terms.rec,
-            terms.perceptual,
-            terms.kl,
-            terms.g_loss,
-            terms.d_weight,
-            terms.disc_factor,
-        ];
-        for (sum, value) in self.sums.iter_mut().zip(values) {
-            *sum += f64::from(value);
-        }
-        self.count += 1.0;
-    }
-
-    fn values(&self) -> Values {
-        let names = [
-            "total",
-            "nll",
-            "rec",
-            "perceptual",
-            "kl",
-            "g_loss",
-            "d_weight",
-            "disc_factor",
-        ];
-        names
-            .into_iter()
-            .zip(self.sums.iter().map(|sum| sum / self.count))
-            .collect()
     }
 }
 

@@ -288,17 +288,15 @@ fn check_first_stage(
     config: &RunConfig,
     path: &Path,
 ) -> Result<(), Error> {
-    let expected = &config.stage1.vae;
+    let expected = config.stage1.autoencoder();
+    let expected = [expected.latent_channels(), expected.factor()];
     let found = [found.latent_channels(), found.factor()];
-    if found != [expected.latent_channels, expected.factor()] {
+    if found != expected {
         return Err(Error::NoModel {
             path: path.into(),
             problem: format!(
                 "its autoencoder has {} latent channels at a factor of {}, but the configuration's has {} at {}",
-                found[0],
-                found[1],
-                expected.latent_channels,
-                expected.factor()
+                found[0], found[1], expected[0], expected[1]
             ),
         });
     }
