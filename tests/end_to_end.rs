@@ -400,3 +400,35 @@ fn request_in(path: &Path) -> serde_json::Value {
         .expect("the chunk is there");
     json(&chunk.get_text().unwrap())
 }
+
+/// The paper's numbers of parameters, as `ldm info` prints them for the presets.
+#[test]
+fn presets_are_the_papers_systems() {
+    let workspace = Workspace::empty();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let expected: [(&str, &[&str]); 10] = [
+        ("celebahq-256", &["55,312,063", "274,056,163"]),
+        ("imagenet-256", &["55,312,063", "400,920,579", "512,512"]),
+        (
+            "landscapes-256",
+            &["55,312,063", "215,229,315", "182 labels"],
+        ),
+        ("laion-256", &["83,653,863", "872,300,484", "581,994,042"]),
+        ("autoencoder-kl-f4", &["55,312,063", "2,765,633"]),
+        ("autoencoder-kl-f8", &["83,653,863"]),
+        ("autoencoder-kl-f16", &["69,610,963"]),
+        ("autoencoder-kl-f32", &["103,880,131"]),
+        ("autoencoder-vq-f4", &["55,322,782", "2,765,633"]),
+        ("autoencoder-vq-f8", &["67,717,295"]),
+    ];
+    for (name, numbers) in expected {
+        let path = folder.join(format!("{name}.toml"));
+        let output = workspace
+            .command_of(&["info", path.to_str().unwrap()])
+            .output();
+        let text = succeeded(output.unwrap());
+        for number in numbers {
+            assert!(text.contains(number), "{name}: no {number} in\n{text}");
+        }
+    }
+}
