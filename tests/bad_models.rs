@@ -171,6 +171,16 @@ fn conversions_that_cannot_be() {
         &["there", "exists"],
     );
     refused(&workspace, "convert nowhere.ckpt new", &["nowhere.ckpt"]);
+    refused(
+        &workspace,
+        "convert there/nothing new",
+        &["there/nothing", "does not exist"],
+    );
+    refused(
+        &workspace,
+        "convert some/body new",
+        &["some/body", "HF_HUB_OFFLINE"],
+    );
     workspace.run(&format!("convert {model} good"));
     let config = workspace.path("good/unet/config.json");
     let text = fs::read_to_string(&config).unwrap();

@@ -10,7 +10,8 @@ use crate::device::DeviceName;
 /// Largest side of an image in pixels: beyond it no memory suffices.
 const MAX_SIDE: i64 = 16_384;
 
-/// Latent diffusion in Rust: train a KL autoencoder and a text-to-image diffusion model in its latent space, and sample from it.
+/// Latent diffusion in Rust: train an autoencoder and a diffusion model in its latent space, and draw from it, or from the models of diffusers
+/// and CompVis' code.
 ///
 /// To see all of it at work, run `ldm quickstart`: a quarter of an hour on two CPU cores, nothing to download.
 #[derive(Debug, Parser)]

@@ -143,6 +143,10 @@ fn compvis_trajectories() {
             [20, 21],
             "PLMS calls the model twice for its first step"
         );
+        let thirty = SamplerKind::Ddim
+            .build(&model.configs.scheduler, 30, 0.0)
+            .unwrap();
+        assert_eq!(thirty.timesteps().len(), 31, "the original fills the range");
         // The reference keeps the states after these steps, beside the start.
         for (entry, step) in [0, 4, 9, 14, 19].into_iter().enumerate() {
             for (name, (x, x0)) in [("ddim20", &ddim[step]), ("plms20", &plms[step + 1])] {

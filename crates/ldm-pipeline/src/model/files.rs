@@ -276,7 +276,12 @@ pub(super) fn locate(path: &Path) -> Result<Location, Error> {
         return Ok(Location::Checkpoint(path.into()));
     }
     if !path.exists() {
-        return match path.to_str().map(hub::model_dir).transpose()?.flatten() {
+        // A name in a folder that is there is a mistyped path rather than a hub id.
+        let in_folder = path
+            .parent()
+            .is_some_and(|folder| !folder.as_os_str().is_empty() && folder.is_dir());
+        let id = path.to_str().filter(|_| !in_folder);
+        return match id.map(hub::model_dir).transpose()?.flatten() {
             Some(dir) => Ok(Location::Directory(dir)),
             None => Err(no_model("it does not exist")),
         };

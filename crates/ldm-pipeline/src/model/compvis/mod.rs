@@ -356,6 +356,7 @@ fn scheduler(process: &Process, origin: &Path) -> Result<SchedulerConfig, Error>
         beta_schedule,
         prediction_type,
         num_train_timesteps: process.timesteps,
+        compvis_steps: true,
         ..SchedulerConfig::compvis(process.linear_start, process.linear_end)
     })
 }
