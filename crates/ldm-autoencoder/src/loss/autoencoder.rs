@@ -30,6 +30,7 @@ pub struct Regularised {
 
 /// The regularisation of a latent space (Rombach et al. 2022, section 3.1); scalars are `[1]`.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one a step")]
 pub enum Penalty {
     /// "KL-reg.": the divergence of the posterior from the standard normal, summed over the latent, per image.
     Kl(Tensor<1>),
