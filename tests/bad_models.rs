@@ -181,6 +181,12 @@ fn conversions_that_cannot_be() {
         "convert some/body new",
         &["some/body", "HF_HUB_OFFLINE"],
     );
+    workspace.write("taken.yaml", "mine");
+    refused(
+        &workspace,
+        &format!("convert {model} taken.ckpt"),
+        &["taken.yaml", "exists"],
+    );
     workspace.run(&format!("convert {model} good"));
     let config = workspace.path("good/unet/config.json");
     let text = fs::read_to_string(&config).unwrap();

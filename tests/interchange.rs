@@ -284,7 +284,7 @@ fn conversion_there_and_back_changes_no_bit_of_a_sample() {
         let expected = expected(case.name);
         let checkpoint = fixtures(&format!("compvis/{}/model.ckpt", case.name));
         let names =
-            ["directory", "back.ckpt", "back.safetensors"].map(|n| format!("{}-{n}", case.name));
+            ["directory", "there.ckpt", "back.safetensors"].map(|n| format!("{}-{n}", case.name));
         let mut source = checkpoint.to_str().unwrap().to_owned();
         let mut arguments: Vec<&str> = case.conditions[0].iter().map(String::as_str).collect();
         arguments.extend(["--sampler", "ddim", "--steps", "3"]);

@@ -13,6 +13,9 @@ use crate::{
     weights::{self, Tensors},
 };
 
+/// Extensions of checkpoints.
+const CHECKPOINTS: [&str; 3] = ["ckpt", "pt", "safetensors"];
+
 /// Converts the model or autoencoder `source` to a CompVis checkpoint, if `destination` ends in `.ckpt`, `.pt` or `.safetensors`, or else to a
 /// model directory; `half` in 16-bit floats. Returns the names of the tensors that were left out.
 ///
@@ -24,17 +27,20 @@ pub fn convert(
     destination: &Path,
     half: bool,
 ) -> Result<Vec<String>, Error> {
-    if destination.exists() {
-        return Err(Error::Request(format!(
-            "{} exists: choose another destination, or remove it",
-            destination.display()
-        )));
+    let to_checkpoint = (destination.extension())
+        .is_some_and(|extension| CHECKPOINTS.iter().any(|known| extension == *known));
+    let yaml_beside = to_checkpoint.then(|| destination.with_extension("yaml"));
+    for path in [Some(destination), yaml_beside.as_deref()]
+        .into_iter()
+        .flatten()
+    {
+        if path.exists() {
+            return Err(Error::Request(format!(
+                "{} exists: choose another destination, or remove it",
+                path.display()
+            )));
+        }
     }
-    let to_checkpoint = destination.extension().is_some_and(|extension| {
-        ["ckpt", "pt", "safetensors"]
-            .iter()
-            .any(|e| extension == *e)
-    });
     match ModelFiles::open(source, yaml) {
         Ok(files) => {
             files.check()?;

@@ -126,15 +126,20 @@ pub(in crate::model) fn write_first_stage(
 
 /// The yaml first: a checkpoint without one would be guessed at.
 fn save(path: &Path, tensors: &Tensors, document: &Value, half: bool) -> Result<(), Error> {
-    let yaml = serde_saphyr::to_string(document).expect("JSON is YAML");
-    write_text(&path.with_extension("yaml"), &yaml)?;
+    let yaml = path.with_extension("yaml");
+    let text = serde_saphyr::to_string(document).expect("JSON is YAML");
+    write_text(&yaml, &text)?;
     // What the original code's scripts print.
     let metadata = BTreeMap::from([("global_step".to_owned(), "0".to_owned())]);
-    match half {
-        true => weights::write(path, &tensors.clone().half(), &metadata)?,
-        false => weights::write(path, tensors, &metadata)?,
+    let written = match half {
+        true => weights::write(path, &tensors.clone().half(), &metadata),
+        false => weights::write(path, tensors, &metadata),
+    };
+    if written.is_err() {
+        // Alone it is of no use; what went wrong is reported in any case.
+        let _ = std::fs::remove_file(&yaml);
     }
-    Ok(())
+    Ok(written?)
 }
 
 fn autoencoder(config: &FirstStageConfig) -> Option<Autoencoder> {
