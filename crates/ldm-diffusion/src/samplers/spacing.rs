@@ -87,7 +87,11 @@ pub(super) fn without_last(
 fn leading(config: &SchedulerConfig, train_steps: usize, steps: usize) -> Vec<usize> {
     let ratio = train_steps / steps;
     let count = if config.compvis_steps {
-        train_steps.div_ceil(ratio)
+        // Where the last of them would lie beyond the end, the original fails.
+        let fitting = train_steps
+            .saturating_sub(config.steps_offset)
+            .div_ceil(ratio);
+        fitting.max(1)
     } else {
         steps
     };
@@ -193,7 +197,12 @@ mod tests {
         let thirty = whole(&config, 1000, 30).unwrap();
         assert_eq!((thirty.len(), thirty[0], thirty[30]), (31, 991, 1));
         assert_eq!(whole(&config, 1000, 50).unwrap().len(), 50);
-        assert!(whole(&config, 1000, 27).is_err());
+        let odd = whole(&config, 1000, 27).unwrap();
+        assert_eq!(
+            (odd.len(), odd[0]),
+            (27, 963),
+            "1000 would be beyond the end"
+        );
     }
 
     #[test]
