@@ -101,18 +101,17 @@ fn close_codes_far_away_are_told_apart() {
 /// More distances than are kept in memory at once.
 #[test]
 fn chunks_make_no_difference() {
-    const CODES: usize = 40_000;
-    let codes: Vec<[f32; 2]> = (0..CODES)
-        .map(|i| [(i % 200) as f32, (i / 200) as f32])
-        .collect();
-    let codes: [[f32; 2]; CODES] = codes.try_into().expect("as many as asked for");
-    let coordinate = |c: usize, pixel: usize| (7 * pixel + 31 * c) % 200;
+    const WIDTH: usize = 50;
+    const HEIGHT: usize = 40;
+    let codes: [[f32; 2]; WIDTH * HEIGHT] =
+        std::array::from_fn(|i| [(i % WIDTH) as f32, (i / WIDTH) as f32]);
+    let coordinate = |c: usize, pixel: usize| (7 * pixel + 31 * c) % [WIDTH, HEIGHT][c];
     let latents: Vec<f32> = (0..2 * 300)
         .map(|i| coordinate(i / 300, i % 300) as f32 + 0.4)
         .collect();
     let latents = Tensor::<1>::from_floats(latents.as_slice(), &Device::flex());
     let expected: Vec<i64> = (0..300)
-        .map(|pixel| (coordinate(0, pixel) + 200 * coordinate(1, pixel)) as i64)
+        .map(|pixel| (coordinate(0, pixel) + WIDTH * coordinate(1, pixel)) as i64)
         .collect();
     let found = indices(&with_codes(codes), latents.reshape([1, 2, 15, 20]));
     assert_eq!(found, expected);
