@@ -1,8 +1,8 @@
 use burn::prelude::*;
 
 use super::{
-    Sampler, Step,
-    sigmas::{Course, SigmaCurve, SigmaLevels, ends, final_sigma},
+    Step,
+    sigmas::{Course, OneCall, SigmaCurve, SigmaLevels, ends, final_sigma},
 };
 use crate::{
     Error, Interpolation, PredictionType, SchedulerConfig, TimestepType, schedule::linspace,
@@ -43,24 +43,12 @@ impl Euler {
     }
 }
 
-impl Sampler for Euler {
-    fn timesteps(&self) -> &[f64] {
-        &self.levels.timesteps
+impl OneCall for Euler {
+    fn sigma_levels(&self) -> &SigmaLevels {
+        &self.levels
     }
 
-    fn init_noise_sigma(&self) -> f64 {
-        self.levels.init_noise_sigma()
-    }
-
-    fn scale_model_input(&self, x: Tensor<4>, step: usize) -> Tensor<4> {
-        SigmaLevels::scale(x, self.levels.sigmas[step])
-    }
-
-    fn add_noise(&self, x0: Tensor<4>, noise: Tensor<4>, step: usize) -> Tensor<4> {
-        SigmaLevels::add_noise(x0, noise, self.levels.sigmas[step])
-    }
-
-    fn step(
+    fn advance(
         &mut self,
         step: usize,
         output: Tensor<4>,

@@ -1,8 +1,8 @@
 use burn::prelude::*;
 
 use super::{
-    Sampler, Step,
-    sigmas::{SigmaCurve, SigmaLevels},
+    Step,
+    sigmas::{OneCall, SigmaCurve, SigmaLevels},
 };
 use crate::{Error, SchedulerConfig};
 
@@ -25,24 +25,12 @@ impl EulerAncestral {
     }
 }
 
-impl Sampler for EulerAncestral {
-    fn timesteps(&self) -> &[f64] {
-        &self.levels.timesteps
+impl OneCall for EulerAncestral {
+    fn sigma_levels(&self) -> &SigmaLevels {
+        &self.levels
     }
 
-    fn init_noise_sigma(&self) -> f64 {
-        self.levels.init_noise_sigma()
-    }
-
-    fn scale_model_input(&self, x: Tensor<4>, step: usize) -> Tensor<4> {
-        SigmaLevels::scale(x, self.levels.sigmas[step])
-    }
-
-    fn add_noise(&self, x0: Tensor<4>, noise: Tensor<4>, step: usize) -> Tensor<4> {
-        SigmaLevels::add_noise(x0, noise, self.levels.sigmas[step])
-    }
-
-    fn step(
+    fn advance(
         &mut self,
         step: usize,
         output: Tensor<4>,

@@ -1,9 +1,9 @@
 use burn::prelude::*;
 
 use super::{
-    Sampler, Step,
+    Step,
     history::History,
-    sigmas::{SigmaCurve, SigmaLevels},
+    sigmas::{OneCall, SigmaCurve, SigmaLevels},
 };
 use crate::{Error, SchedulerConfig};
 
@@ -51,24 +51,12 @@ fn weights(sigmas: &[f64], step: usize, order: usize) -> Vec<f64> {
         .collect()
 }
 
-impl Sampler for Lms {
-    fn timesteps(&self) -> &[f64] {
-        &self.levels.timesteps
+impl OneCall for Lms {
+    fn sigma_levels(&self) -> &SigmaLevels {
+        &self.levels
     }
 
-    fn init_noise_sigma(&self) -> f64 {
-        self.levels.init_noise_sigma()
-    }
-
-    fn scale_model_input(&self, x: Tensor<4>, step: usize) -> Tensor<4> {
-        SigmaLevels::scale(x, self.levels.sigmas[step])
-    }
-
-    fn add_noise(&self, x0: Tensor<4>, noise: Tensor<4>, step: usize) -> Tensor<4> {
-        SigmaLevels::add_noise(x0, noise, self.levels.sigmas[step])
-    }
-
-    fn step(
+    fn advance(
         &mut self,
         step: usize,
         output: Tensor<4>,

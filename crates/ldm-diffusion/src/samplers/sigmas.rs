@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 
-use super::{invalid, predicted_mean, spacing};
+use super::{Sampler, Step, invalid, predicted_mean, spacing};
 use crate::{
     Denoised, Error, FinalSigma, NoiseLevel, NoiseSchedule, PredictionType, SchedulerConfig,
     TimestepSpacing, prediction::signal, schedule::linspace,
@@ -190,6 +190,48 @@ pub(super) struct SigmaLevels {
     prediction_type: PredictionType,
     /// Whether the first latents are pure noise or a mixture with a signal of variance 1.
     starts_from_noise: bool,
+}
+
+/// A sampler that calls the model once at each of its [`SigmaLevels`]: all of a [`Sampler`] but its step follows from these.
+pub(super) trait OneCall {
+    fn sigma_levels(&self) -> &SigmaLevels;
+
+    /// [`Sampler::step`].
+    fn advance(
+        &mut self,
+        step: usize,
+        output: Tensor<4>,
+        x: Tensor<4>,
+        noise: &mut dyn FnMut(usize) -> Tensor<4>,
+    ) -> Step;
+}
+
+impl<S: OneCall> Sampler for S {
+    fn timesteps(&self) -> &[f64] {
+        &self.sigma_levels().timesteps
+    }
+
+    fn init_noise_sigma(&self) -> f64 {
+        self.sigma_levels().init_noise_sigma()
+    }
+
+    fn scale_model_input(&self, x: Tensor<4>, step: usize) -> Tensor<4> {
+        SigmaLevels::scale(x, self.sigma_levels().sigmas[step])
+    }
+
+    fn add_noise(&self, x0: Tensor<4>, noise: Tensor<4>, step: usize) -> Tensor<4> {
+        SigmaLevels::add_noise(x0, noise, self.sigma_levels().sigmas[step])
+    }
+
+    fn step(
+        &mut self,
+        step: usize,
+        output: Tensor<4>,
+        x: Tensor<4>,
+        noise: &mut dyn FnMut(usize) -> Tensor<4>,
+    ) -> Step {
+        self.advance(step, output, x, noise)
+    }
 }
 
 impl SigmaLevels {
