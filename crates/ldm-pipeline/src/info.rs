@@ -280,7 +280,10 @@ mod tests {
         ];
         for (text, expected, parameters) in presets {
             let config = RunConfig::parse(text, "preset", &[]).unwrap();
-            let FirstStageConfig::Vq(vq) = config.stage1.autoencoder().measured(1.0, 256) else {
+            let autoencoder = (config.stage1.autoencoder())
+                .with_scaling_factor(1.0)
+                .with_sample_size(256);
+            let FirstStageConfig::Vq(vq) = autoencoder else {
                 panic!("no codebook in {text}");
             };
             assert_eq!(vq, expected);

@@ -118,11 +118,7 @@ fn changed_architecture(
     stages: &[Stage],
 ) -> Option<&'static str> {
     // Measured at the end of stage 1, not chosen.
-    let vae = |config: &RunConfig| {
-        let autoencoder = config.stage1.autoencoder();
-        let size = autoencoder.sample_size().unwrap_or_default();
-        autoencoder.measured(1.0, size)
-    };
+    let vae = |config: &RunConfig| config.stage1.autoencoder().with_scaling_factor(1.0);
     let disc = |config: &RunConfig| config.stage1.loss.discriminator();
     let text = |stage2: &Stage2Config| stage2.text.as_ref().map(|text| text.bert.clone());
     let class = |stage2: &Stage2Config| stage2.class.as_ref().map(|class| class.embedder());

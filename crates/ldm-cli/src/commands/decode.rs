@@ -21,11 +21,8 @@ pub(crate) fn run(args: DecodeArgs) -> Result<(), Error> {
         )));
     }
     let first_stage = files.load(&device)?;
-    let unscaled = latents.div_scalar(config.scaling_factor());
-    let images = match args.tile {
-        None => first_stage.decode(unscaled),
-        Some(tile) => first_stage.decode_tiled(unscaled, tile as usize),
-    };
+    let tile = args.tile.map(|tile| tile as usize);
+    let images = first_stage.decode_scaled(latents, config, tile);
     atomic::create_dir(&args.out)?;
     save_tensors(&args.out.join("images.safetensors"), &[("images", &images)])?;
     for (index, image) in images_from_tensor(images).iter().enumerate() {

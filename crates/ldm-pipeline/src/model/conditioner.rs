@@ -12,8 +12,8 @@ use ldm_diffusion::conditioning::{
 use ldm_text::{BertConfig, BertModel, LdmBert, LdmBertConfig, Tokenizer};
 use serde::{Deserialize, Serialize};
 
-use super::files::{malformed, read_json_value};
-use crate::error::Error;
+use super::files::{malformed, read_json};
+use crate::{error::Error, weights::KeyMap};
 
 /// Architecture of a [`Conditioner`], the `config.json` beside its weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,7 +52,7 @@ impl ConditionerConfig {
     /// # Errors
     /// If it is missing, malformed or of a model that isn't built here.
     pub(super) fn read(path: &Path, folder: &str) -> Result<Self, Error> {
-        let value = read_json_value(path)?;
+        let value: serde_json::Value = read_json(path)?;
         let wrong = |error: serde_json::Error| malformed(path, error);
         Ok(match folder {
             "class_embedder" => {
@@ -126,6 +126,30 @@ impl ConditionerConfig {
             // diffusers' pipeline pads for any text encoder to the length of the paper's.
             Self::Bert(config) => Some(config.max_position_embeddings.min(77)),
             _ => None,
+        }
+    }
+
+    /// From names in a file of its weights to paths of fields.
+    pub(super) fn key_map(&self) -> KeyMap<'static> {
+        match self {
+            Self::Bert(_) => ldm_text::weights::BERT_KEY_MAP,
+            _ => &[],
+        }
+    }
+
+    /// The inverse of [`key_map`](Self::key_map), for writing.
+    pub(super) fn key_map_out(&self) -> KeyMap<'static> {
+        match self {
+            Self::Bert(_) => ldm_text::weights::BERT_KEY_MAP_OUT,
+            _ => &[],
+        }
+    }
+
+    /// Tensors in a file of its weights that it has no use for, as regular expressions.
+    pub(super) fn skipped(&self) -> &'static [&'static str] {
+        match self {
+            Self::Bert(_) => ldm_text::weights::BERT_SKIP,
+            _ => &[],
         }
     }
 

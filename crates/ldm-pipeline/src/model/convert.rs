@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    FirstStageConfig, FirstStageFiles, ModelFiles, compvis,
-    files::{CONFIG, DIFFUSION_STEM, UNET, VAE, modern_names, write_json},
-    save::{conditioner_stem, write_configs},
+    FirstStageFiles, ModelFiles, compvis,
+    files::{DIFFUSION_STEM, UNET, VAE, first_stage_names, unet_names},
+    save::{conditioner_stem, write_configs, write_first_stage_config},
 };
 use crate::{
     atomic::{self, PartialDir},
@@ -72,25 +72,14 @@ fn write_directory(files: &ModelFiles, path: &Path, half: bool) -> Result<(), Er
     write_configs(&files.configs, files.tokenizer.as_ref(), dir)?;
     let file = |folder: &str, stem: &str| dir.join(folder).join(format!("{stem}.safetensors"));
     if let Some(tensors) = &files.first_stage {
-        let tensors = modern_names(
-            tensors,
-            ldm_autoencoder::weights::KEY_MAP,
-            ldm_autoencoder::weights::KEY_MAP_OUT,
+        write_weights(
+            &file(VAE, DIFFUSION_STEM),
+            first_stage_names(tensors)?,
+            half,
         )?;
-        write_weights(&file(VAE, DIFFUSION_STEM), tensors, half)?;
     }
-    let unet = modern_names(
-        &files.unet,
-        ldm_diffusion::weights::KEY_MAP,
-        ldm_diffusion::weights::KEY_MAP_OUT,
-    )?;
-    write_weights(&file(UNET, DIFFUSION_STEM), unet, half)?;
-    if let Some((config, tensors)) = files
-        .configs
-        .conditioner
-        .as_ref()
-        .zip(files.conditioner.as_ref())
-    {
+    write_weights(&file(UNET, DIFFUSION_STEM), unet_names(&files.unet)?, half)?;
+    if let Some((config, tensors)) = files.conditioner() {
         let path = file(config.folder(), conditioner_stem(config));
         write_weights(&path, tensors.clone(), half)?;
     }
@@ -108,18 +97,9 @@ fn write_weights(path: &Path, tensors: Tensors, half: bool) -> Result<(), Error>
 
 fn write_first_stage(files: &FirstStageFiles, path: &Path, half: bool) -> Result<(), Error> {
     let partial = PartialDir::create(path)?;
-    match &files.config {
-        FirstStageConfig::Kl(config) => write_json(&partial.path().join(CONFIG), config)?,
-        FirstStageConfig::Vq(config) => write_json(&partial.path().join(CONFIG), config)?,
-        FirstStageConfig::Identity { .. } => {}
-    }
-    let tensors = modern_names(
-        &files.tensors,
-        ldm_autoencoder::weights::KEY_MAP,
-        ldm_autoencoder::weights::KEY_MAP_OUT,
-    )?;
+    write_first_stage_config(&files.config, partial.path())?;
     let file = partial.path().join(format!("{DIFFUSION_STEM}.safetensors"));
-    write_weights(&file, tensors, half)?;
+    write_weights(&file, first_stage_names(&files.tensors)?, half)?;
     partial.commit()?;
     Ok(())
 }

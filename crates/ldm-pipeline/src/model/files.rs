@@ -8,8 +8,8 @@ use ldm_text::Tokenizer;
 use serde::Serialize;
 
 use super::{
-    Conditioner, ConditionerConfig, Denoiser, FirstStage, FirstStageConfig, LatentDiffusion,
-    ModelConfigs, ModelFacts, compvis, conditioner, save::conditioner_stem,
+    ConditionerConfig, Denoiser, FirstStage, FirstStageConfig, LatentDiffusion, ModelConfigs,
+    ModelFacts, compvis, conditioner, save::conditioner_stem,
 };
 use crate::{
     atomic,
@@ -115,15 +115,24 @@ impl ModelFiles {
         if let Some(tensors) = &self.first_stage {
             check_first_stage(&self.configs.first_stage, tensors)?;
         }
-        let options = LoadOptions {
-            key_map: ldm_diffusion::weights::KEY_MAP,
-            skip: &[],
-        };
-        Ok(weights::check(
-            &self.configs.unet.init(&device),
-            &self.unet,
-            &options,
-        )?)
+        if let Some((config, tensors)) = self.conditioner() {
+            check_module(
+                &config.init(&device),
+                tensors,
+                config.key_map(),
+                config.skipped(),
+            )?;
+        }
+        let keys = ldm_diffusion::weights::KEY_MAP;
+        check_module(&self.configs.unet.init(&device), &self.unet, keys, &[])
+    }
+
+    /// The conditioner's configuration and weights, in a model that has one.
+    pub(super) fn conditioner(&self) -> Option<(&ConditionerConfig, &Tensors)> {
+        self.configs
+            .conditioner
+            .as_ref()
+            .zip(self.conditioner.as_ref())
     }
 
     /// Reads the weights, each straight to its place.
@@ -135,13 +144,12 @@ impl ModelFiles {
             Some(tensors) => load_first_stage(&self.configs.first_stage, tensors, device)?,
             None => FirstStage::Identity,
         };
-        let conditioner = (self
-            .configs
-            .conditioner
-            .as_ref()
-            .zip(self.conditioner.as_ref()))
-        .map(|(config, tensors)| load_conditioner(config, tensors, device))
-        .transpose()?;
+        let conditioner = (self.conditioner())
+            .map(|(config, tensors)| {
+                let conditioner = config.init(device);
+                load_module(conditioner, tensors, config.key_map(), config.skipped())
+            })
+            .transpose()?;
         let unet = load_module(
             self.configs.unet.init(device),
             &self.unet,
@@ -299,13 +307,16 @@ pub(super) fn locate(path: &Path) -> Result<Location, Error> {
     Err(no_model("there is no model_index.json in it"))
 }
 
-/// Weights under diffusers' present names, whichever of its names the file has: through our own and back.
-pub(super) fn modern_names(
-    tensors: &Tensors,
-    from_file: KeyMap,
-    to_file: KeyMap,
-) -> Result<Tensors, Error> {
-    Ok(tensors.renamed(from_file)?.renamed(to_file)?)
+/// An autoencoder's weights under diffusers' present names, whichever of its names the file has: through our own and back.
+pub(super) fn first_stage_names(tensors: &Tensors) -> Result<Tensors, Error> {
+    use ldm_autoencoder::weights::{KEY_MAP, KEY_MAP_OUT};
+    Ok(tensors.renamed(KEY_MAP)?.renamed(KEY_MAP_OUT)?)
+}
+
+/// The same of a U-Net.
+pub(super) fn unet_names(tensors: &Tensors) -> Result<Tensors, Error> {
+    use ldm_diffusion::weights::{KEY_MAP, KEY_MAP_OUT};
+    Ok(tensors.renamed(KEY_MAP)?.renamed(KEY_MAP_OUT)?)
 }
 
 /// The weights in a component's folder.
@@ -359,36 +370,22 @@ fn load_first_stage(
 }
 
 fn check_first_stage(config: &FirstStageConfig, tensors: &Tensors) -> Result<(), Error> {
-    let options = LoadOptions {
-        key_map: ldm_autoencoder::weights::KEY_MAP,
-        skip: &[],
-    };
+    let keys = ldm_autoencoder::weights::KEY_MAP;
     match config.init(&Device::default()) {
-        FirstStage::Kl(model) => weights::check(&model, tensors, &options)?,
-        FirstStage::Vq(model) => weights::check(&model, tensors, &options)?,
-        FirstStage::Identity => {}
+        FirstStage::Kl(model) => check_module(&model, tensors, keys, &[]),
+        FirstStage::Vq(model) => check_module(&model, tensors, keys, &[]),
+        FirstStage::Identity => Ok(()),
     }
-    Ok(())
 }
 
-fn load_conditioner(
-    config: &ConditionerConfig,
+fn check_module<M: Module>(
+    module: &M,
     tensors: &Tensors,
-    device: &Device,
-) -> Result<Conditioner, Error> {
-    Ok(match config.init(device) {
-        Conditioner::LdmBert(model) => Conditioner::LdmBert(load_module(model, tensors, &[], &[])?),
-        Conditioner::Bert(model) => Conditioner::Bert(load_module(
-            model,
-            tensors,
-            ldm_text::weights::BERT_KEY_MAP,
-            ldm_text::weights::BERT_SKIP,
-        )?),
-        Conditioner::Class(model) => Conditioner::Class(load_module(model, tensors, &[], &[])?),
-        Conditioner::Semantic(model) => {
-            Conditioner::Semantic(load_module(model, tensors, &[], &[])?)
-        }
-    })
+    key_map: KeyMap,
+    skip: &[&str],
+) -> Result<(), Error> {
+    let options = LoadOptions { key_map, skip };
+    Ok(weights::check(module, tensors, &options)?)
 }
 
 fn load_module<M: Module>(
@@ -406,10 +403,6 @@ pub(super) fn read(path: &Path) -> Result<String, Error> {
         path: path.into(),
         source,
     })
-}
-
-pub(super) fn read_json_value(path: &Path) -> Result<serde_json::Value, Error> {
-    read_json(path)
 }
 
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {

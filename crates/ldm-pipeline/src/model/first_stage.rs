@@ -3,9 +3,10 @@
 use burn::tensor::{Device, Tensor};
 use ldm_autoencoder::{
     AutoencoderKl, AutoencoderKlConfig, DiagonalGaussian, VqModel, VqModelConfig,
+    compvis::FirstStageConfig as Autoencoder,
 };
 
-use super::files::{malformed, read_json_value};
+use super::files::{malformed, read_json};
 use crate::error::Error;
 
 /// Log-variance that stands for a posterior without any: a standard deviation of 3e-7, the least that
@@ -43,7 +44,7 @@ impl FirstStageConfig {
     /// # Errors
     /// If it is missing, malformed, or describes another or no valid model.
     pub(super) fn read(path: &std::path::Path) -> Result<Self, Error> {
-        let value = read_json_value(path)?;
+        let value: serde_json::Value = read_json(path)?;
         let wrong = |error: &dyn std::fmt::Display| malformed(path, error);
         if value["_class_name"] == "VQModel" {
             let config: VqModelConfig = serde_json::from_value(value).map_err(|e| wrong(&e))?;
@@ -100,15 +101,21 @@ impl FirstStageConfig {
         }
     }
 
-    /// The same with the scaling factor that was measured after training on images of `resolution` pixels a side.
-    pub(crate) fn measured(mut self, factor: f64, resolution: usize) -> Self {
+    /// The same with another scaling factor; pixels have none.
+    pub(crate) fn with_scaling_factor(mut self, factor: f64) -> Self {
         match &mut self {
-            Self::Kl(config) => {
-                (config.scaling_factor, config.sample_size) = (factor, resolution);
-            }
-            Self::Vq(config) => {
-                (config.scaling_factor, config.sample_size) = (factor, resolution);
-            }
+            Self::Kl(config) => config.scaling_factor = factor,
+            Self::Vq(config) => config.scaling_factor = factor,
+            Self::Identity { .. } => {}
+        }
+        self
+    }
+
+    /// The same for images of `resolution` pixels a side.
+    pub(crate) fn with_sample_size(mut self, resolution: usize) -> Self {
+        match &mut self {
+            Self::Kl(config) => config.sample_size = resolution,
+            Self::Vq(config) => config.sample_size = resolution,
             Self::Identity { .. } => {}
         }
         self
@@ -120,6 +127,15 @@ impl FirstStageConfig {
             Self::Kl(config) => FirstStage::Kl(config.init(device)),
             Self::Vq(config) => FirstStage::Vq(config.init(device)),
             Self::Identity { .. } => FirstStage::Identity,
+        }
+    }
+}
+
+impl From<Autoencoder> for FirstStageConfig {
+    fn from(autoencoder: Autoencoder) -> Self {
+        match autoencoder {
+            Autoencoder::Kl(config) => Self::Kl(config),
+            Autoencoder::Vq(config) => Self::Vq(config),
         }
     }
 }
@@ -157,6 +173,21 @@ impl FirstStage {
             Self::Kl(model) => model.decode(latents),
             Self::Vq(model) => model.decode(latents),
             Self::Identity => latents,
+        }
+    }
+
+    /// Latents as a diffusion model leaves them, scaled as `config` says, to images, in one piece or in tiles of `tile` latent pixels a
+    /// side.
+    pub fn decode_scaled(
+        &self,
+        latents: Tensor<4>,
+        config: &FirstStageConfig,
+        tile: Option<usize>,
+    ) -> Tensor<4> {
+        let unscaled = latents.div_scalar(config.scaling_factor());
+        match tile {
+            None => self.decode(unscaled),
+            Some(tile) => self.decode_tiled(unscaled, tile),
         }
     }
 

@@ -7,7 +7,7 @@ use ldm_text::Tokenizer;
 use serde_json::json;
 
 use super::{
-    Conditioner, ConditionerConfig, FirstStage, FirstStageConfig, LatentDiffusion, ModelConfigs,
+    ConditionerConfig, FirstStage, FirstStageConfig, LatentDiffusion, ModelConfigs,
     files::{
         CONFIG, DIFFUSION_STEM, FACTS, INDEX, SCHEDULER, TOKENIZER, TRANSFORMERS_STEM, UNET, VAE,
         write, write_json,
@@ -42,16 +42,8 @@ impl LatentDiffusion {
             .as_ref()
             .zip(self.configs.conditioner.as_ref())
         {
-            let stem = conditioner_stem(config);
-            let path = file(config.folder(), stem);
-            match conditioner {
-                Conditioner::LdmBert(model) => save_weights(model, &path, &[], half)?,
-                Conditioner::Bert(model) => {
-                    save_weights(model, &path, ldm_text::weights::BERT_KEY_MAP_OUT, half)?;
-                }
-                Conditioner::Class(model) => save_weights(model, &path, &[], half)?,
-                Conditioner::Semantic(model) => save_weights(model, &path, &[], half)?,
-            }
+            let path = file(config.folder(), conditioner_stem(config));
+            save_weights(conditioner, &path, config.key_map_out(), half)?;
         }
         partial.commit()?;
         Ok(())
@@ -142,7 +134,7 @@ pub fn save_first_stage(
     save_first_stage_weights(model, dir, half)
 }
 
-fn write_first_stage_config(config: &FirstStageConfig, dir: &Path) -> Result<(), Error> {
+pub(super) fn write_first_stage_config(config: &FirstStageConfig, dir: &Path) -> Result<(), Error> {
     let file = dir.join(CONFIG);
     match config {
         FirstStageConfig::Kl(config) => write_json(&file, config),

@@ -347,7 +347,9 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
             return Ok(Outcome::Stopped(self.stage1.training.steps));
         };
         let resolution = self.config.data.resolution;
-        let config = (self.autoencoder.clone()).measured(1.0 / stats.std(), resolution);
+        let config = (self.autoencoder.clone())
+            .with_scaling_factor(1.0 / stats.std())
+            .with_sample_size(resolution);
         // All of `model/` is replaced: a denoiser there was trained on another autoencoder's latents.
         let path = run.model();
         let partial = PartialDir::create(&path)?;

@@ -10,7 +10,7 @@ use ldm_diffusion::{
 use ldm_text::compvis::BertEmbedderParams;
 
 use super::{
-    CONDITION, FIRST_STAGE, UNET, shapes_under,
+    CONDITION, FIRST_STAGE, UNET,
     yaml::{Condition, Description, Diffusion, Process},
 };
 use crate::{error::Error, weights::Tensors};
@@ -24,14 +24,14 @@ pub(super) fn guess(file: &Path, tensors: &Tensors) -> Result<Description, Error
         path: file.into(),
         problem: problem.to_string(),
     };
-    let unet = shapes_under(tensors, UNET);
+    let unet = tensors.below(UNET).shapes();
     if unet.is_empty() {
         let shapes = tensors.shapes();
         let params = FirstStageParams::guess(&shapes).map_err(|error| unknown(&error))?;
         return Ok(Description::Autoencoder(params));
     }
-    let first_stage = shapes_under(tensors, FIRST_STAGE);
-    let condition = shapes_under(tensors, CONDITION);
+    let first_stage = tensors.below(FIRST_STAGE).shapes();
+    let condition = tensors.below(CONDITION).shapes();
     let condition = if let Some(shape) = condition.get("embedding.weight") {
         let &[n_classes, embed_dim] = shape.as_slice() else {
             return Err(unknown(&"`cond_stage_model.embedding.weight` is no matrix"));

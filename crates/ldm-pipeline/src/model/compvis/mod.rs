@@ -7,10 +7,7 @@ mod guess;
 mod write;
 mod yaml;
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use ldm_autoencoder::compvis::{FirstStageConfig as Autoencoder, FirstStageParams};
 use ldm_diffusion::{BetaSchedule, PredictionType, SchedulerConfig};
@@ -55,30 +52,41 @@ const SKIPPED: &[&str] = &[
 pub(super) fn open(file: &Path, yaml: Option<&Path>) -> Result<ModelFiles, Error> {
     let tensors = weights::open(file)?;
     let (description, origin) = describe(file, yaml, &tensors)?;
-    let Description::Diffusion(diffusion) = description else {
-        return Err(Error::NoModel {
+    match description {
+        Description::Diffusion(diffusion) => open_diffusion(&tensors, &diffusion, &origin),
+        Description::Autoencoder(_) => Err(Error::NoModel {
             path: file.into(),
             problem: format!("{} describes an autoencoder alone", origin.display()),
-        });
-    };
-    check_size(&diffusion, &tensors, &origin)?;
-    let unet = (diffusion.unet.to_config()).map_err(|error| malformed(&origin, error))?;
+        }),
+    }
+}
+
+/// Takes the tensors of a checkpoint apart into the parts that `origin` describes.
+fn open_diffusion(
+    tensors: &Tensors,
+    diffusion: &Diffusion,
+    origin: &Path,
+) -> Result<ModelFiles, Error> {
+    check_size(diffusion, tensors, origin)?;
+    let unet = (diffusion.unet.to_config()).map_err(|error| malformed(origin, error))?;
     let unet_keys =
         ldm_diffusion::compvis::compvis_keys(&unet, diffusion.unet.use_new_attention_order);
-    let autoencoder = autoencoder(&diffusion, &origin)?;
-    let scaling_factor = scaling_factor(&diffusion.process, &tensors, file)?;
-    let (conditioner, condition_keys) = conditioner(&diffusion.condition, &tensors, &origin)?;
+    let autoencoder = autoencoder(diffusion, origin)?;
+    let scaling_factor = scaling_factor(&diffusion.process, tensors)?;
+    let (conditioner, condition_keys) = conditioner(&diffusion.condition, tensors, origin)?;
 
-    let weights = weights::with_ema(&tensors)?.unwrap_or_else(|| tensors.clone());
+    let weights = weights::with_ema(tensors)?.unwrap_or_else(|| tensors.clone());
     let mut parts = Parts::new(&weights);
     let configs = ModelConfigs {
         first_stage: match &autoencoder {
-            Some(autoencoder) => scaled(autoencoder.clone(), scaling_factor),
+            Some(autoencoder) => {
+                FirstStageConfig::from(autoencoder.clone()).with_scaling_factor(scaling_factor)
+            }
             None => FirstStageConfig::Identity {
                 channels: unet.out_channels,
             },
         },
-        scheduler: scheduler(&diffusion.process, &origin)?,
+        scheduler: scheduler(&diffusion.process, origin)?,
         conditioner,
         facts: ModelFacts {
             inpaint_input: InpaintInput::ImageThenMask,
@@ -88,7 +96,7 @@ pub(super) fn open(file: &Path, yaml: Option<&Path>) -> Result<ModelFiles, Error
     };
     configs
         .check_fit()
-        .map_err(|problem| malformed(&origin, format!("about the U-Net: {problem}")))?;
+        .map_err(|problem| malformed(origin, format!("about the U-Net: {problem}")))?;
     let first_stage = autoencoder
         .map(|autoencoder| parts.take(FIRST_STAGE, autoencoder.compvis_keys()))
         .transpose()?;
@@ -98,7 +106,7 @@ pub(super) fn open(file: &Path, yaml: Option<&Path>) -> Result<ModelFiles, Error
         .transpose()?;
     let takes_text = matches!(diffusion.condition, Condition::Text(_));
     Ok(ModelFiles {
-        path: file.into(),
+        path: tensors.path().into(),
         skipped: parts.rest()?,
         configs,
         tokenizer: takes_text.then(Tokenizer::bert),
@@ -113,8 +121,8 @@ pub(super) fn open_first_stage(file: &Path, yaml: Option<&Path>) -> Result<First
     let tensors = weights::open(file)?;
     let (description, origin) = describe(file, yaml, &tensors)?;
     let params = match description {
-        Description::Diffusion(_) => {
-            let files = open(file, yaml)?;
+        Description::Diffusion(diffusion) => {
+            let files = open_diffusion(&tensors, &diffusion, &origin)?;
             let Some(tensors) = files.first_stage else {
                 return Err(Error::NoModel {
                     path: file.into(),
@@ -136,7 +144,7 @@ pub(super) fn open_first_stage(file: &Path, yaml: Option<&Path>) -> Result<First
     let mut parts = Parts::new(&tensors);
     let found = parts.take("", autoencoder.compvis_keys())?;
     Ok(FirstStageFiles {
-        config: scaled(autoencoder, 1.0),
+        config: autoencoder.into(),
         skipped: parts.rest()?,
         tensors: found,
     })
@@ -256,23 +264,10 @@ fn autoencoder(diffusion: &Diffusion, origin: &Path) -> Result<Option<Autoencode
         .transpose()
 }
 
-/// The autoencoder's configuration with the diffusion model's scaling factor, which diffusers keeps there.
-fn scaled(autoencoder: Autoencoder, scaling_factor: f64) -> FirstStageConfig {
-    match autoencoder {
-        Autoencoder::Kl(mut config) => {
-            config.scaling_factor = scaling_factor;
-            FirstStageConfig::Kl(config)
-        }
-        Autoencoder::Vq(mut config) => {
-            config.scaling_factor = scaling_factor;
-            FirstStageConfig::Vq(config)
-        }
-    }
-}
-
 /// The factor that the checkpoint holds where it was measured, else the yaml's.
-fn scaling_factor(process: &Process, tensors: &Tensors, file: &Path) -> Result<f64, Error> {
+fn scaling_factor(process: &Process, tensors: &Tensors) -> Result<f64, Error> {
     const NAME: &str = "scale_factor";
+    let file = tensors.path();
     if !tensors.contains(NAME) {
         return match process.scale_by_std {
             true => Err(malformed(
@@ -359,11 +354,4 @@ fn scheduler(process: &Process, origin: &Path) -> Result<SchedulerConfig, Error>
         compvis_steps: true,
         ..SchedulerConfig::compvis(process.linear_start, process.linear_end)
     })
-}
-
-/// Names and shapes of a checkpoint's tensors under `prefix`, without it.
-fn shapes_under(tensors: &Tensors, prefix: &str) -> BTreeMap<String, Vec<usize>> {
-    (tensors.shapes().into_iter())
-        .filter_map(|(name, shape)| Some((name.strip_prefix(prefix)?.to_owned(), shape)))
-        .collect()
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{
     super::{
         ConditionerConfig, FirstStageConfig, FirstStageFiles, InpaintInput, ModelFiles,
-        files::{modern_names, write as write_text},
+        files::{first_stage_names, unet_names, write as write_text},
     },
     CONDITION, FIRST_STAGE, UNET,
 };
@@ -31,15 +31,7 @@ pub(in crate::model) fn write(files: &ModelFiles, path: &Path, half: bool) -> Re
     let unet = CompVisUNet::from_config(&configs.unet).map_err(|e| inexpressible(&e))?;
     let unet_keys =
         ldm_diffusion::compvis::compvis_keys(&configs.unet, unet.use_new_attention_order);
-    let mut tensors = weights::to_compvis(
-        &modern_names(
-            &files.unet,
-            ldm_diffusion::weights::KEY_MAP,
-            ldm_diffusion::weights::KEY_MAP_OUT,
-        )?,
-        UNET,
-        &unet_keys,
-    )?;
+    let mut tensors = weights::to_compvis(&unet_names(&files.unet)?, UNET, &unet_keys)?;
     let first_stage_node = match (autoencoder(&configs.first_stage), &files.first_stage) {
         (Some(autoencoder), Some(weights)) => {
             tensors.extend(first_stage_tensors(&autoencoder, weights, FIRST_STAGE)?);
@@ -47,14 +39,14 @@ pub(in crate::model) fn write(files: &ModelFiles, path: &Path, half: bool) -> Re
         }
         _ => json!({ "target": "ldm.models.autoencoder.IdentityFirstStage" }),
     };
-    let condition_node = match (&configs.conditioner, &files.conditioner) {
-        (Some(config), Some(weights)) => {
+    let condition_node = match files.conditioner() {
+        Some((config, weights)) => {
             let (node, keys) = condition_node(config)?;
             tensors.extend(weights::to_compvis(weights, CONDITION, &keys)?);
             node
         }
-        _ if configs.takes_masked_image() => json!("__is_first_stage__"),
-        _ => json!("__is_unconditional__"),
+        None if configs.takes_masked_image() => json!("__is_first_stage__"),
+        None => json!("__is_unconditional__"),
     };
     if configs.takes_masked_image() && configs.facts.inpaint_input != InpaintInput::ImageThenMask {
         return Err(Error::Inexpressible(
@@ -155,13 +147,8 @@ fn first_stage_tensors(
     weights: &Tensors,
     prefix: &str,
 ) -> Result<Tensors, Error> {
-    let named = modern_names(
-        weights,
-        ldm_autoencoder::weights::KEY_MAP,
-        ldm_autoencoder::weights::KEY_MAP_OUT,
-    )?;
     Ok(weights::to_compvis(
-        &named,
+        &first_stage_names(weights)?,
         prefix,
         &autoencoder.compvis_keys(),
     )?)
