@@ -4,7 +4,7 @@ use burn::{
     prelude::*,
     tensor::{Int, TensorData},
 };
-use ldm_diffusion::{Guidance, UNet, unet::ClassEmbedType};
+use ldm_diffusion::{Guidance, UNet, conditioning::SpatialRescalerConfig, unet::ClassEmbedType};
 
 use super::{LabelMap, Request, source::EncodedSource};
 use crate::{
@@ -182,39 +182,17 @@ impl LatentDiffusion {
                 None => self.configs.unet.num_class_embeds,
             },
         };
-        let first = request.conditions.first();
+        self.check_tokens(&request.negative)?;
         for condition in &request.conditions {
             match (conditioner, condition) {
                 (Some(config), Condition::Prompt(prompt)) if config.is_text() => {
                     self.check_tokens(prompt)?;
-                    self.check_tokens(&request.negative)?;
                 }
                 (Some(config), _) if config.is_text() => {
                     return refuse("this model draws what a prompt says: give one".into());
                 }
                 (Some(ConditionerConfig::Semantic(config)), Condition::Labels(map)) => {
-                    let largest = map.labels.iter().max().copied().unwrap_or(0) as usize;
-                    if largest >= config.in_channels {
-                        return refuse(format!(
-                            "the semantic mask has the label {largest}, but the model knows 0 to {}",
-                            config.in_channels - 1
-                        ));
-                    }
-                    if let Some(Condition::Labels(first)) = first
-                        && [first.width, first.height] != [map.width, map.height]
-                    {
-                        return refuse("the semantic masks differ in size".into());
-                    }
-                    let size = self.pixel_size(request)?;
-                    let latent = size.map(|side| side / self.configs.first_stage.factor());
-                    let rescaled = [map.height, map.width].map(|side| side >> config.n_stages);
-                    if rescaled != latent {
-                        return refuse(format!(
-                            "a semantic mask of {} x {} pixels becomes {} x {}, but the latents have {} x {}: \
-                             make it as large as the picture",
-                            map.width, map.height, rescaled[1], rescaled[0], latent[1], latent[0]
-                        ));
-                    }
+                    self.check_labels(request, config, map)?;
                 }
                 (Some(ConditionerConfig::Semantic(_)), _) => {
                     return refuse(
@@ -249,6 +227,38 @@ impl LatentDiffusion {
         }
         Ok(())
     }
+
+    /// Whether a semantic mask has the model's labels, and the size of the picture and of the other masks.
+    fn check_labels(
+        &self,
+        request: &Request,
+        config: &SpatialRescalerConfig,
+        map: &LabelMap,
+    ) -> Result<(), Error> {
+        let refuse = |problem: String| Err(Error::Request(problem));
+        let largest = map.labels.iter().max().copied().unwrap_or(0) as usize;
+        if largest >= config.in_channels {
+            return refuse(format!(
+                "the semantic mask has the label {largest}, but the model knows 0 to {}",
+                config.in_channels - 1
+            ));
+        }
+        if let Some(Condition::Labels(first)) = request.conditions.first()
+            && [first.width, first.height] != [map.width, map.height]
+        {
+            return refuse("the semantic masks differ in size".into());
+        }
+        let latent = self.latent_size(request)?;
+        let rescaled = [map.height, map.width].map(|side| side >> config.n_stages);
+        if rescaled != latent {
+            return refuse(format!(
+                "a semantic mask of {} x {} pixels becomes {} x {}, but the latents have {} x {}: \
+                 make it as large as the picture",
+                map.width, map.height, rescaled[1], rescaled[0], latent[1], latent[0]
+            ));
+        }
+        Ok(())
+    }
 }
 
 fn classes(conditions: &[Condition], device: &Device) -> Tensor<1, Int> {
@@ -262,7 +272,8 @@ fn classes(conditions: &[Condition], device: &Device) -> Tensor<1, Int> {
     class_tensor(&ids, device)
 }
 
-fn class_tensor(ids: &[usize], device: &Device) -> Tensor<1, Int> {
+/// Numbers of classes, `[N]`.
+pub(crate) fn class_tensor(ids: &[usize], device: &Device) -> Tensor<1, Int> {
     let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
     let shape = [ids.len()];
     Tensor::from_data(TensorData::new(ids, shape), device)

@@ -4,14 +4,16 @@ mod conditioning;
 mod labels;
 mod source;
 
-use std::{collections::BTreeSet, ops::ControlFlow};
+use std::ops::ControlFlow;
 
 use burn::{prelude::*, tensor::TensorData};
 use image::RgbImage;
 use ldm_diffusion::{SamplerKind, samplers};
 
 pub use conditioning::Condition;
+pub(crate) use conditioning::class_tensor;
 pub use labels::LabelMap;
+use source::{EncodedSource, KnownRegion};
 pub use source::{Source, load_mask};
 
 use crate::{
@@ -91,6 +93,15 @@ pub struct Drawn {
     pub images: Vec<RgbImage>,
 }
 
+/// The part of a request that goes through the network together.
+struct Batch<'a> {
+    conditions: &'a [Condition],
+    /// Number of its first image within the request.
+    first: usize,
+    /// Height and width.
+    latent_size: [usize; 2],
+}
+
 impl LatentDiffusion {
     /// Draws one image per condition. `on_step` may stop the work by `Break`; the images finished until then are returned.
     ///
@@ -120,18 +131,22 @@ impl LatentDiffusion {
         mut on_batch: impl FnMut(Drawn) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.check(request)?;
-        let factor = self.configs.first_stage.factor();
-        let latent_size = self.pixel_size(request)?.map(|side| side / factor);
+        let latent_size = self.latent_size(request)?;
+        let source = (request.source.as_ref()).map(|source| source.encode(self));
         let batch = request.batch.max(1);
         let batches = request.conditions.len().div_ceil(batch);
         let mut progress = GenerateProgress { done: 0, total: 0 };
         for (index, conditions) in request.conditions.chunks(batch).enumerate() {
-            let latents =
-                self.draw_latents(request, conditions, index * batch, latent_size, |steps| {
-                    progress.done += 1;
-                    progress.total = steps * batches;
-                    on_step(progress)
-                })?;
+            let part = Batch {
+                conditions,
+                first: index * batch,
+                latent_size,
+            };
+            let latents = self.draw_latents(request, &part, source.as_ref(), |steps| {
+                progress.done += 1;
+                progress.total = steps * batches;
+                on_step(progress)
+            })?;
             let ControlFlow::Continue(latents) = latents else {
                 break;
             };
@@ -149,24 +164,20 @@ impl LatentDiffusion {
     /// pixels a side.
     pub fn decode(&self, latents: Tensor<4>, tile: Option<usize>) -> Tensor<4> {
         let config = &self.configs.first_stage;
-        let unscaled = latents.div_scalar(config.scaling_factor());
-        match tile {
-            None => self.first_stage.decode(unscaled),
-            Some(tile) => self.first_stage.decode_tiled(unscaled, tile),
-        }
+        self.first_stage.decode_scaled(latents, config, tile)
     }
 
-    /// Latents of one batch, whose first image is number `first` of the request. `on_step` gets the number of steps.
+    /// Latents of one batch. `on_step` gets the number of steps.
     fn draw_latents(
         &self,
         request: &Request,
-        conditions: &[Condition],
-        first: usize,
-        [height, width]: [usize; 2],
+        batch: &Batch,
+        source: Option<&EncodedSource>,
         mut on_step: impl FnMut(usize) -> ControlFlow<()>,
     ) -> Result<ControlFlow<(), Tensor<4>>, Error> {
         let device = self.device();
-        let count = conditions.len();
+        let (first, count) = (batch.first, batch.conditions.len());
+        let [height, width] = batch.latent_size;
         let channels = self.configs.first_stage.latent_channels();
         let shape = [count, channels, height, width];
         let noise = |stream, step: usize| {
@@ -177,8 +188,7 @@ impl LatentDiffusion {
             Some(latents) => latents.clone().narrow(0, first, count),
             None => noise(Stream::InitLatents, 0),
         };
-        let source = (request.source.as_ref()).map(|source| source.encode(self, count));
-        let network = self.network(request, conditions, source.as_ref());
+        let network = self.network(request, batch.conditions, source);
         let build = || (request.sampler).build(&self.configs.scheduler, request.steps, request.eta);
         let mut sampler = build()?;
         let model = |x, timestep| network.predict(x, timestep);
@@ -193,14 +203,14 @@ impl LatentDiffusion {
             ));
         };
 
-        // A sampler of its own for the known region: the other is at work.
-        let renoiser = build()?;
         let first_step = sampler.img2img_start(source.strength);
-        // Between two calls of the model within a step the latents are at no level that a picture could be noised to.
-        let levels: BTreeSet<usize> = (0..renoiser.levels())
-            .map(|level| renoiser.step_of_level(level))
-            .collect();
-        let noised = sampler.add_noise(source.latents.clone(), start.clone(), first_step);
+        let picture = source.latents.clone().repeat_dim(0, count);
+        let noised = sampler.add_noise(picture.clone(), start.clone(), first_step);
+        let known = match &source.mask {
+            // With a sampler of its own: the other is at work.
+            Some(mask) => Some(KnownRegion::new(mask.clone(), picture, start, build()?)),
+            None => None,
+        };
         Ok(samplers::sample_from(
             first_step,
             sampler.as_mut(),
@@ -208,19 +218,8 @@ impl LatentDiffusion {
             model,
             step_noise,
             |info| {
-                let (next, is_last) = (info.index + 1, info.index + 1 == info.total);
-                if let Some(mask) = source
-                    .mask
-                    .as_ref()
-                    .filter(|_| is_last || levels.contains(&next))
-                {
-                    let known = if is_last {
-                        source.latents.clone()
-                    } else {
-                        renoiser.add_noise(source.latents.clone(), start.clone(), next)
-                    };
-                    let drawn = info.latents.clone();
-                    *info.latents = known.clone() + (drawn - known) * mask.clone();
+                if let Some(known) = &known {
+                    known.restore(info.latents, info.index + 1, info.total);
                 }
                 on_step(info.total - first_step)
             },
@@ -252,7 +251,7 @@ impl LatentDiffusion {
                 size[1], size[0]
             ));
         }
-        let [height, width] = size.map(|side| side / factor);
+        let [height, width] = self.latent_size(request)?;
         let least = self.configs.unet.smallest_side();
         if height.min(width) < least {
             return refuse(format!(
@@ -284,6 +283,12 @@ impl LatentDiffusion {
             }
             None => Ok(()),
         }
+    }
+
+    /// Height and width of the latents.
+    fn latent_size(&self, request: &Request) -> Result<[usize; 2], Error> {
+        let factor = self.configs.first_stage.factor();
+        Ok(self.pixel_size(request)?.map(|side| side / factor))
     }
 
     /// Height and width of the images.

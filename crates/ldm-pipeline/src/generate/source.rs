@@ -1,6 +1,6 @@
 //! A picture to start from: image-to-image (Meng et al. 2022, SDEdit), and filling a masked region.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use burn::{prelude::*, tensor::TensorData};
 use image::{GrayImage, RgbImage, imageops};
@@ -25,7 +25,7 @@ pub struct Source {
 
 /// A [`Source`] in the latent space.
 pub(super) struct EncodedSource {
-    /// Of the picture, scaled, `[N, c, h, w]`.
+    /// Of the picture, scaled, `[1, c, h, w]`.
     pub(super) latents: Tensor<4>,
     /// 1 where to draw, 0 elsewhere, `[1, 1, h, w]`.
     pub(super) mask: Option<Tensor<4>>,
@@ -104,8 +104,8 @@ impl Source {
         }
     }
 
-    /// The source in the latent space of `model`, for `count` images.
-    pub(super) fn encode(&self, model: &LatentDiffusion, count: usize) -> EncodedSource {
+    /// The source in the latent space of `model`.
+    pub(super) fn encode(&self, model: &LatentDiffusion) -> EncodedSource {
         let device = model.device();
         let config = &model.configs.first_stage;
         let scale = config.scaling_factor();
@@ -121,7 +121,7 @@ impl Source {
                 encode(pixels.clone() * (redrawn.neg().add_scalar(1.0)))
             });
         EncodedSource {
-            latents: encode(pixels).repeat_dim(0, count),
+            latents: encode(pixels),
             mask,
             masked_latents,
             strength: self.strength,
@@ -144,6 +144,52 @@ impl EncodedSource {
                 vec![masked.clone(), mask.clone().mul_scalar(2.0).sub_scalar(1.0)]
             }
         }
+    }
+}
+
+/// What is not to be drawn, put back between the steps at the noise level that they reach.
+pub(super) struct KnownRegion {
+    /// 1 where to draw, 0 elsewhere, `[1, 1, h, w]`.
+    mask: Tensor<4>,
+    /// Of the picture, scaled, `[N, c, h, w]`.
+    latents: Tensor<4>,
+    /// That drawing started from, of unit variance.
+    noise: Tensor<4>,
+    sampler: Box<dyn Sampler>,
+    /// The steps that begin at a noise level; between two calls of the model within a step the latents are at no level that a picture
+    /// could be noised to.
+    steps: BTreeSet<usize>,
+}
+
+impl KnownRegion {
+    pub(super) fn new(
+        mask: Tensor<4>,
+        latents: Tensor<4>,
+        noise: Tensor<4>,
+        sampler: Box<dyn Sampler>,
+    ) -> Self {
+        let steps = (0..sampler.levels())
+            .map(|level| sampler.step_of_level(level))
+            .collect();
+        Self {
+            mask,
+            latents,
+            noise,
+            sampler,
+            steps,
+        }
+    }
+
+    /// Into `drawn`, which step `next` of `total` will take, or none if there is no more.
+    pub(super) fn restore(&self, drawn: &mut Tensor<4>, next: usize, total: usize) {
+        let known = if next == total {
+            self.latents.clone()
+        } else if self.steps.contains(&next) {
+            (self.sampler).add_noise(self.latents.clone(), self.noise.clone(), next)
+        } else {
+            return;
+        };
+        *drawn = known.clone() + (drawn.clone() - known) * self.mask.clone();
     }
 }
 
