@@ -1,11 +1,11 @@
 //! What each item of a batch is conditioned on: its caption, its class, or its semantic mask.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use ldm_text::Tokenizer;
 
 use super::latents::LatentBatch;
@@ -13,7 +13,7 @@ use crate::{
     config::{ClassConfig, RunConfig, Stage2Config, TextConfig},
     data::{Crop, DataError, Dataset, Fit, ImageDataset},
     error::Error,
-    generate::{Condition, LabelMap},
+    generate::{Condition, LabelMap, class_tensor},
     model::Conditioner,
     rng::{Stream, permutation, rng, uniform},
 };
@@ -57,11 +57,13 @@ pub(super) struct Conditioned {
 }
 
 impl Conditions {
-    /// Finds out what conditions the images of `set`, all of which must have what the configuration asks for.
+    /// Finds out what conditions the images of `set`, all of which must have what the configuration asks for. `held_out` are the other
+    /// images of the data.
     pub(super) fn new(
         config: &RunConfig,
         stage2: &Stage2Config,
         set: &ImageDataset,
+        held_out: &ImageDataset,
     ) -> Result<Self, Error> {
         let kind = if let Some(text) = &stage2.text {
             if set.entries().iter().all(|entry| entry.caption.is_none()) {
@@ -75,7 +77,7 @@ impl Conditions {
             }
         } else if let Some(class) = &stage2.class {
             Kind::Class {
-                classes: classes(config, class, set)?,
+                classes: classes(config, class, set, held_out)?,
                 config: class.clone(),
             }
         } else if let Some(semantic) = &stage2.semantic {
@@ -142,19 +144,18 @@ impl Conditions {
                     Some(bert.encode_text(tokenizer, &captions, length, false, device));
             }
             (Kind::Class { classes, config }, Some(Conditioner::Class(embedder))) => {
-                let ids: Vec<i32> = (first..)
+                let unconditional = config.embedder().unconditional_class();
+                let ids: Vec<usize> = (first..)
                     .zip(&batch.indices)
                     .map(|(number, &image)| {
                         if self.drops(config.dropout, step, number) {
-                            config.embedder().unconditional_class() as i32
+                            unconditional
                         } else {
-                            classes[image] as i32
+                            classes[image]
                         }
                     })
                     .collect();
-                let shape = [ids.len()];
-                let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, shape), device);
-                conditioned.context = Some(embedder.forward(ids));
+                conditioned.context = Some(embedder.forward(class_tensor(&ids, device)));
             }
             (Kind::Semantic { .. }, Some(Conditioner::Semantic(rescaler))) => {
                 let maps = (batch.indices.iter())
@@ -254,18 +255,22 @@ fn classes(
     config: &RunConfig,
     class: &ClassConfig,
     set: &ImageDataset,
+    held_out: &ImageDataset,
 ) -> Result<Vec<usize>, Error> {
     // All images decide on the numbers, not those that happen to be for training.
-    let root = config.data.path.as_ref().ok_or(DataError::NoFolder)?;
-    let numbers = class_numbers(root)?;
+    let names: BTreeSet<&str> = (set.entries().iter().chain(held_out.entries()))
+        .filter_map(|entry| class_name(&entry.name))
+        .collect();
     let known = class.n_classes - 1;
-    if numbers.len() > known {
+    if names.len() > known {
+        let root = config.data.path.as_ref().ok_or(DataError::NoFolder)?;
         return Err(Error::Request(format!(
             "{} has {} folders of classes, but `stage2.class.n_classes` has room for {known} beside the last, which is none",
             root.display(),
-            numbers.len()
+            names.len()
         )));
     }
+    let numbers: BTreeMap<&str, usize> = names.into_iter().zip(0..).collect();
     (set.entries().iter())
         .map(|entry| {
             class_name(&entry.name)
@@ -278,18 +283,6 @@ fn classes(
                 })
         })
         .collect()
-}
-
-/// The classes of a data folder: its subfolders with images, numbered by name.
-fn class_numbers(root: &Path) -> Result<BTreeMap<String, usize>, Error> {
-    let folder = crate::data::ImageFolder::scan(root)?;
-    let mut numbers: BTreeMap<String, usize> = (folder.entries().iter())
-        .filter_map(|entry| Some((class_name(&entry.name)?.to_owned(), 0)))
-        .collect();
-    for (number, value) in numbers.values_mut().enumerate() {
-        *value = number;
-    }
-    Ok(numbers)
 }
 
 /// The mask of each image.

@@ -58,9 +58,9 @@ pub fn train_diffusion(
     check_first_stage(&files.config, config, &first_stage)?;
     let frozen = files.load(device)?;
 
-    let (training_set, _) = config.data.open(config.seed)?;
+    let (training_set, held_out) = config.data.open(config.seed)?;
     let training_set = Arc::new(training_set);
-    let conditions = Conditions::new(config, stage2, &training_set)?;
+    let conditions = Conditions::new(config, stage2, &training_set, &held_out)?;
     let preview = conditions.preview(stage2, &training_set)?;
 
     run.start(Stage::Diffusion, config)?;
@@ -135,8 +135,8 @@ pub fn train_diffusion(
 /// If the configuration has no stage 2, or the data can't be used.
 pub fn check_diffusion(config: &RunConfig) -> Result<(), Error> {
     let stage2 = run::stage2(config)?;
-    let (training_set, _) = config.data.open(config.seed)?;
-    Conditions::new(config, stage2, &training_set).map(drop)
+    let (training_set, held_out) = config.data.open(config.seed)?;
+    Conditions::new(config, stage2, &training_set, &held_out).map(drop)
 }
 
 struct Stage2Trainer<'a> {
