@@ -4,30 +4,14 @@ mod support;
 
 use std::{fs, path::Path};
 
-use support::{Workspace, stderr};
+use support::{
+    CONFIG, Workspace, copy_folder,
+    refusals::{case, check, refused_naming},
+};
 
 fn fixture(path: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
     root.join(path).display().to_string()
-}
-
-#[track_caller]
-fn refused(workspace: &Workspace, arguments: &str, expected: &[&str]) {
-    let output = workspace.output(arguments);
-    let text = stderr(&output);
-    let status = output.status.code();
-    assert!(
-        matches!(status, Some(1 | 2)),
-        "{arguments}: {status:?}\n{text}"
-    );
-    assert!(text.contains("error: "), "{arguments}:\n{text}");
-    assert!(!text.contains("panicked"), "{arguments}:\n{text}");
-    for expected in expected {
-        assert!(
-            text.contains(expected),
-            "{arguments}: no {expected:?} in\n{text}"
-        );
-    }
 }
 
 #[test]
@@ -39,22 +23,25 @@ fn checkpoints_that_are_not_what_they_should_be() {
 
     // Without its yaml the heads of its attention can't be known.
     workspace.write("alone/model.ckpt", &bytes);
-    refused(
+    refused_naming(
         &workspace,
         "sample --model alone/model.ckpt --class 1",
+        1,
         &["model.ckpt", "--yaml"],
     );
     workspace.write("short/model.ckpt", &bytes[..bytes.len() / 2]);
-    refused(
+    refused_naming(
         &workspace,
         &format!("sample --model short/model.ckpt --yaml {yaml} --class 1"),
+        1,
         &["short/model.ckpt"],
     );
     workspace.write("text.ckpt", "no checkpoint at all");
-    refused(&workspace, "info text.ckpt", &["text.ckpt"]);
-    refused(
+    refused_naming(&workspace, "info text.ckpt", 1, &["text.ckpt"]);
+    refused_naming(
         &workspace,
         "sample --model alone/model.ckpt --yaml nowhere.yaml --class 1",
+        1,
         &["nowhere.yaml"],
     );
 
@@ -87,7 +74,7 @@ fn checkpoints_that_are_not_what_they_should_be() {
         workspace.write(&format!("{name}.yaml"), text.replacen(from, to, 1));
         let arguments =
             format!("sample --model alone/model.ckpt --yaml {name}.yaml --class 1 --steps 1");
-        refused(&workspace, &arguments, &[expected]);
+        refused_naming(&workspace, &arguments, 1, &[expected]);
     }
     assert!(!workspace.path("sample.png").exists());
 }
@@ -113,7 +100,6 @@ fn requests_that_the_model_cannot_serve() {
     for (arguments, expected) in [
         (format!("--model {class}"), "--class"),
         (format!("--model {class} --class 11"), "0 to 10"),
-        (format!("--model {class} --class -1"), "--class"),
         (format!("cat --model {class}"), "--class"),
         (format!("--model {text}"), "prompt"),
         (format!("--model {text} --class 1"), "prompt"),
@@ -130,8 +116,6 @@ fn requests_that_the_model_cannot_serve() {
             format!("--model {free} --semantic large.png"),
             "no semantic mask",
         ),
-        (format!("--model {free} --sampler magic"), "magic"),
-        (format!("--model {free} --strength 0.5"), "--init-image"),
         (
             format!("--model {free} --init-image start.png --strength 7"),
             "strength",
@@ -151,11 +135,16 @@ fn requests_that_the_model_cannot_serve() {
         (format!("--model {free} --negative rain"), "negative"),
         (format!("--model {free} --guidance-rescale nan"), "rescale"),
     ] {
-        refused(
-            &workspace,
-            &format!("sample {arguments} --steps 2"),
-            &[expected],
-        );
+        let arguments = format!("sample {arguments} --steps 2");
+        refused_naming(&workspace, &arguments, 1, &[expected]);
+    }
+    for (arguments, expected) in [
+        (format!("--model {class} --class -1"), "--class"),
+        (format!("--model {free} --sampler magic"), "magic"),
+        (format!("--model {free} --strength 0.5"), "--init-image"),
+    ] {
+        let arguments = format!("sample {arguments} --steps 2");
+        refused_naming(&workspace, &arguments, 2, &[expected]);
     }
     assert!(!workspace.path("sample.png").exists());
 }
@@ -165,26 +154,30 @@ fn conversions_that_cannot_be() {
     let workspace = Workspace::empty();
     let model = fixture("compvis/uncond-kl/model.ckpt");
     workspace.write("there/file", "");
-    refused(
+    refused_naming(
         &workspace,
         &format!("convert {model} there"),
+        1,
         &["there", "exists"],
     );
-    refused(&workspace, "convert nowhere.ckpt new", &["nowhere.ckpt"]);
-    refused(
+    refused_naming(&workspace, "convert nowhere.ckpt new", 1, &["nowhere.ckpt"]);
+    refused_naming(
         &workspace,
         "convert there/nothing new",
+        1,
         &["there/nothing", "does not exist"],
     );
-    refused(
+    refused_naming(
         &workspace,
         "convert some/body new",
+        1,
         &["some/body", "HF_HUB_OFFLINE"],
     );
     workspace.write("taken.yaml", "mine");
-    refused(
+    refused_naming(
         &workspace,
         &format!("convert {model} taken.ckpt"),
+        1,
         &["taken.yaml", "exists"],
     );
     workspace.run(&format!("convert {model} good"));
@@ -195,10 +188,204 @@ fn conversions_that_cannot_be() {
         text.replacen("\"layers_per_block\": 1", "\"layers_per_block\": 2", 1),
     )
     .unwrap();
-    refused(
+    refused_naming(
         &workspace,
         "convert good bad.ckpt",
+        1,
         &["good/unet", "missing"],
     );
     assert!(!workspace.path("bad.ckpt").exists() && !workspace.path("bad.yaml").exists());
+}
+
+#[test]
+fn wrong_models_and_requests() {
+    let workspace = Workspace::new();
+    workspace.run("train all tiny.toml --data data --out run --steps 1");
+    let model = workspace.path("run/model");
+    let weights = "unet/diffusion_pytorch_model.safetensors";
+    let variant = |name: &str| {
+        copy_folder(&model, &workspace.path(name));
+        workspace.path(name)
+    };
+    let truncated = variant("truncated").join(weights);
+    let bytes = fs::read(&truncated).unwrap();
+    fs::write(truncated, &bytes[..bytes.len() / 2]).unwrap();
+    fs::remove_file(variant("headless").join(weights)).unwrap();
+    fs::write(variant("garbage").join("unet/config.json"), "{").unwrap();
+    let change = |name: &str, file: &str, from: &str, to: &str| {
+        let path = variant(name).join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(path, text.replacen(from, to, 1)).unwrap();
+    };
+    change(
+        "wider",
+        "vqvae/config.json",
+        "8,\n    8,\n    16",
+        "8,\n    8,\n    32",
+    );
+    change(
+        "latents",
+        "unet/config.json",
+        "\"in_channels\": 2",
+        "\"in_channels\": 3",
+    );
+    change(
+        "context",
+        "bert/config.json",
+        "\"d_model\": 8",
+        "\"d_model\": 16",
+    );
+    fs::remove_dir_all(variant("mute").join("bert")).unwrap();
+    fs::write(variant("wordless").join("tokenizer/vocab.txt"), "a\nb\n").unwrap();
+    // Without its text parts, and the layers that would attend to them, a model is unconditional.
+    let unconditional = CONFIG.split("[stage2.text]").next().unwrap();
+    let unconditional = (unconditional.replace("UNet2DConditionModel", "UNet2DModel"))
+        .replace("CrossAttnDownBlock2D", "DownBlock2D")
+        .replace("CrossAttnUpBlock2D", "UpBlock2D")
+        .replace("cross_attention_dim = 8\n", "");
+    workspace.write("unconditional.toml", unconditional);
+    workspace.run("train all unconditional.toml --data data --out free --steps 1 --set stage2.preview.steps=2");
+
+    check(
+        &workspace,
+        &[
+            case(
+                "sample cat --model nowhere",
+                "nowhere is no model",
+                "model_index.json",
+            ),
+            case(
+                "sample cat --model data",
+                "data is no model",
+                "model_index.json",
+            ),
+            case("sample cat --model truncated", "truncated: ", "again"),
+            case(
+                "sample cat --model headless",
+                "headless",
+                "export the model again",
+            ),
+            case("sample cat --model garbage", "garbage/unet/config.json", ""),
+            case(
+                "sample cat --model wider",
+                "has shape [16, 2, 3, 3], expected [32, 2, 3, 3]",
+                "configuration",
+            ),
+            case("sample cat --model latents", "latents/unet/config.json", ""),
+            case(
+                "sample cat --model context",
+                "`cross_attention_dim` is 8",
+                "",
+            ),
+            case(
+                "sample cat --model mute",
+                "the model has no text encoder",
+                "",
+            ),
+            case(
+                "sample cat --model wordless",
+                "wordless/tokenizer/vocab.txt",
+                "",
+            ),
+            case("sample --model run", "give one", ""),
+            case("sample cat --model free", "takes no prompt", ""),
+            case(
+                "sample --model free --negative dog",
+                "takes no negative prompt",
+                "",
+            ),
+            case("sample cat --model run --steps 1001", "`steps` is 1001", ""),
+            case(
+                "sample cat --model run --guidance nan",
+                "guidance is NaN",
+                "",
+            ),
+            case(
+                "sample cat --model run --guidance inf",
+                "guidance is inf",
+                "",
+            ),
+            case("sample cat --model run --eta -1", "`eta` is -1", ""),
+            case(
+                "sample cat --model run --width 30 --height 32",
+                "30 x 32",
+                "",
+            ),
+            case(
+                "sample cat --model run --out new/cat.jpeg",
+                "new/cat.jpeg",
+                "",
+            ),
+            case("sample cat --model run --out data", "not data", ""),
+            case(
+                "sample cat --model run --out tiny.toml/cat.png",
+                "tiny.toml",
+                "--out",
+            ),
+            case(
+                "reconstruct data/0.png --model nowhere --out out",
+                "nowhere is no model",
+                "",
+            ),
+            case(
+                "reconstruct data/none.png --model run --out out",
+                "data/none.png",
+                "check the path",
+            ),
+            case(
+                "reconstruct tiny.toml --model run --out out",
+                "tiny.toml isn't an image",
+                "replace",
+            ),
+            case(
+                "reconstruct data/0.png --model run --out data",
+                "would overwrite data/0.png",
+                "",
+            ),
+            case(
+                "reconstruct data/0.png data/../data/0.png --model run --out out",
+                "would overwrite out/0.png",
+                "",
+            ),
+            case("info nowhere", "nowhere is no model", "model_index.json"),
+            case("info garbage", "garbage/unet/config.json", ""),
+            // A run that is already there.
+            case(
+                "train all tiny.toml --data data --out run",
+                "run already holds a run",
+                "--resume",
+            ),
+            case(
+                "quickstart --out run",
+                "run already holds a run",
+                "--resume",
+            ),
+            case(
+                "train vae tiny.toml --data data --out run --resume --set seed=6",
+                "another seed",
+                "configuration",
+            ),
+            case(
+                "train vae tiny.toml --data data --out run --resume --set stage1.vae.layers_per_block=2",
+                "another autoencoder",
+                "configuration",
+            ),
+            case(
+                "train vae tiny.toml --data data --out run --resume --set stage1.loss.disc_channels=16",
+                "another discriminator",
+                "configuration",
+            ),
+            case(
+                "train all tiny.toml --data data --out run --resume --set stage2.unet.layers_per_block=2",
+                "another U-Net",
+                "configuration",
+            ),
+            case(
+                "train diffusion tiny.toml --data data --out other --set stage2.first_stage=run --set stage1.vae.latent_channels=3 --set stage2.unet.in_channels=3 --set stage2.unet.out_channels=3",
+                "2 latent channels",
+                "model_index.json",
+            ),
+        ],
+    );
 }
