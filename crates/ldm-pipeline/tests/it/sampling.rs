@@ -1,61 +1,19 @@
 //! Whole trajectories of CompVis' and diffusers' samplers over their own networks, with the noise that they drew.
 
-use std::{fs, ops::ControlFlow, path::PathBuf};
+use std::ops::ControlFlow;
 
 use burn::prelude::*;
 use ldm_pipeline::{
     diffusion::{Guidance, SamplerKind, UNet, samplers},
     model::{LatentDiffusion, ModelFiles},
-    weights::{self, LoadOptions, Tensors},
+    weights::{self, LoadOptions},
 };
+
+use crate::common::{Expected, assert_close, fixture, json};
 
 /// Largest error of a trajectory's state, in units of the reference's largest absolute value.
 const TRAJECTORY: f32 = 1e-4;
 const FIRST_STAGE: f32 = 2e-4;
-
-fn fixture(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/fixtures")
-        .join(path)
-}
-
-struct Expected {
-    tensors: Tensors,
-    device: Device,
-}
-
-impl Expected {
-    fn open(path: &str) -> Self {
-        Self {
-            tensors: weights::open(&fixture(path)).unwrap(),
-            device: Device::flex(),
-        }
-    }
-
-    fn get<const D: usize>(&self, name: &str) -> Tensor<D> {
-        let data = self.tensors.data(name).unwrap().convert::<f32>();
-        Tensor::from_data(data, &self.device)
-    }
-
-    /// Entry `index` along the first axis, without it.
-    fn entry(&self, name: &str, index: usize) -> Tensor<4> {
-        let all: Tensor<5> = self.get(name);
-        all.narrow(0, index, 1).squeeze_dim(0)
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.tensors.contains(name)
-    }
-}
-
-#[track_caller]
-fn assert_close<const D: usize>(what: &str, found: Tensor<D>, expected: Tensor<D>, tolerance: f32) {
-    assert_eq!(found.dims(), expected.dims(), "{what}");
-    let largest: f32 = expected.clone().abs().max().into_scalar::<f32>();
-    let error: f32 = (found - expected).abs().max().into_scalar::<f32>() / largest;
-    println!("{what}: {error:.1e}");
-    assert!(error <= tolerance, "{what}: {error:e} > {tolerance:e}");
-}
 
 /// What the U-Net of a case sees beside the latents.
 struct Network<'a> {
@@ -218,8 +176,7 @@ fn diffusers_image_to_image() {
     let device = Device::flex();
     let expected = Expected::open("diffusers/ldm-text2im/expected.safetensors");
     let model = LatentDiffusion::load(&fixture("diffusers/ldm-text2im"), &device).unwrap();
-    let json = fs::read_to_string(fixture("diffusers/ldm-text2im/expected.json")).unwrap();
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let json = json("diffusers/ldm-text2im/expected.json");
     let spec = &json["spec"];
     let (steps, strength) = (
         spec["steps"].as_u64().unwrap(),
