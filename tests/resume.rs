@@ -3,15 +3,18 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
     fs,
-    process::{Child, Stdio},
+    process::Child,
     thread::sleep,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use support::Workspace;
+use support::{
+    Workspace,
+    runs::{assert_no_leftovers, assert_same, result, train},
+};
 
+/// Kills, unless `LDM_TEST_KILLS` says otherwise.
 const KILLS: usize = 10;
 
 #[test]
@@ -22,6 +25,9 @@ fn killed_at_any_moment_training_goes_on_as_if_nothing_had_happened() {
     let duration = began.elapsed();
     let expected = result(&workspace, "reference");
 
+    let wanted = std::env::var("LDM_TEST_KILLS").map_or(KILLS, |kills| {
+        kills.parse().expect("LDM_TEST_KILLS is a number")
+    });
     let mut random = Random::from_clock();
     let mut kills = 0;
     for number in 0.. {
@@ -45,7 +51,7 @@ fn killed_at_any_moment_training_goes_on_as_if_nothing_had_happened() {
         }
         assert_same(&result(&workspace, &run), &expected);
         assert_no_leftovers(&workspace, &run);
-        if kills >= KILLS {
+        if kills >= wanted {
             break;
         }
     }
@@ -144,18 +150,6 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_used() {
     assert_same(&result(&workspace, "run"), &expected);
 }
 
-/// Starts both stages of the tiny configuration, going on where there is something to go on from.
-fn train(workspace: &Workspace, run: &str, options: &str) -> Child {
-    workspace
-        .command(&format!(
-            "train all tiny.toml --data data --out {run} --resume {options}"
-        ))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
 /// Sends Ctrl-C once a stage has logged `count` steps; the step of the checkpoint that it leaves.
 #[cfg(unix)]
 fn interrupt_after(workspace: &Workspace, mut child: Child, stage: &str, count: usize) -> u64 {
@@ -189,78 +183,6 @@ fn interrupt_after(workspace: &Workspace, mut child: Child, stage: &str, count: 
         "no {checkpoint}"
     );
     logged
-}
-
-/// What the run's outcome consists of. Times differ from run to run, and who was interrupted keeps other checkpoints.
-fn result(workspace: &Workspace, run: &str) -> BTreeMap<String, Vec<u8>> {
-    let mut files = workspace.files(run);
-    let is_checkpoint = |name: &str| name.contains("/checkpoints/");
-    let last: Vec<String> = ["stage1", "stage2"]
-        .iter()
-        .filter_map(|stage| {
-            let names = files
-                .keys()
-                .filter(|name| name.starts_with(stage) && is_checkpoint(name));
-            names.max().map(|name| {
-                name.rsplit_once('/')
-                    .expect("a file in a checkpoint")
-                    .0
-                    .to_owned()
-            })
-        })
-        .collect();
-    files.retain(|name, _| {
-        let weights = name.ends_with(".safetensors");
-        let in_last = last
-            .iter()
-            .any(|checkpoint| name.starts_with(checkpoint.as_str()));
-        match is_checkpoint(name) {
-            true => weights && in_last,
-            false => {
-                weights
-                    || name.ends_with(".png")
-                    || name.ends_with(".jsonl")
-                    || name.contains("model/")
-            }
-        }
-    });
-    for (name, content) in &mut files {
-        if name.ends_with(".jsonl") {
-            *content = without_times(content);
-        }
-    }
-    assert!(files.len() >= 5, "{:?}", files.keys());
-    files
-}
-
-/// A `metrics.jsonl` without the figures that a clock has made.
-fn without_times(metrics: &[u8]) -> Vec<u8> {
-    let lines = metrics
-        .split(|&byte| byte == b'\n')
-        .filter(|line| !line.is_empty());
-    let records = lines.map(|line| {
-        let mut record: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(line).unwrap();
-        record.retain(|name, _| !name.contains("seconds"));
-        serde_json::Value::from(record).to_string() + "\n"
-    });
-    records.collect::<String>().into_bytes()
-}
-
-fn assert_same(found: &BTreeMap<String, Vec<u8>>, expected: &BTreeMap<String, Vec<u8>>) {
-    let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(found), names(expected));
-    let different: Vec<&String> = found
-        .keys()
-        .filter(|name| found[*name] != expected[*name])
-        .collect();
-    assert!(different.is_empty(), "these differ: {different:?}");
-}
-
-fn assert_no_leftovers(workspace: &Workspace, run: &str) {
-    let mut names = workspace.files(run).into_keys();
-    let leftover = names.find(|name| name.contains(".partial") || name.contains(".replaced"));
-    assert_eq!(leftover, None);
 }
 
 /// Waits for a process, but not longer than `time`.

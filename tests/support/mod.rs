@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod refusals;
+pub(crate) mod runs;
 
 use std::{
     collections::BTreeMap,

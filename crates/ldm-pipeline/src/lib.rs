@@ -17,6 +17,7 @@ pub mod encode;
 pub mod generate;
 pub mod hub;
 pub mod info;
+pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod nearest;

@@ -37,6 +37,8 @@ pub enum Stream {
     SamplerNoise = 10,
     /// A choice of samples to look at, such as a sheet's.
     Preview = 11,
+    /// The noise of a validation; the step is the part of the forward process.
+    Validation = 12,
 }
 
 /// The generator of one named sequence.

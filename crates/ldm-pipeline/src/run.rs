@@ -13,6 +13,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct RunDir {
     path: PathBuf,
+    changes: Vec<String>,
 }
 
 impl RunDir {
@@ -29,7 +30,7 @@ impl RunDir {
         stages: &[Stage],
         resume: bool,
     ) -> Result<Self, Error> {
-        let run = Self { path: path.into() };
+        let mut run = Self::at(path);
         let config_path = run.config();
         let started = stages
             .iter()
@@ -45,6 +46,7 @@ impl RunDir {
                     section,
                 });
             }
+            run.changes = before.changes(config);
         }
         if path.is_dir() {
             // A killed process may have left the model of stage 1 aside, where stage 2 would miss it.
@@ -66,6 +68,23 @@ impl RunDir {
             &self.config(),
             config.to_toml().as_bytes(),
         )?)
+    }
+
+    /// The directory, whatever it holds.
+    pub(crate) fn at(path: &Path) -> Self {
+        Self {
+            path: path.into(),
+            changes: Vec::new(),
+        }
+    }
+
+    /// What differs from the configuration of the interrupted run and matters to a stage, a line `key: before -> now` each.
+    pub(crate) fn changes(&self, stage: Stage) -> impl Iterator<Item = &str> {
+        let other = match stage {
+            Stage::Vae => "stage2.",
+            Stage::Diffusion => "stage1.",
+        };
+        (self.changes.iter().map(String::as_str)).filter(move |change| !change.starts_with(other))
     }
 
     /// The directory itself.
@@ -96,6 +115,11 @@ impl RunDir {
     /// Figures of every step of a stage.
     pub fn metrics(&self, stage: Stage) -> PathBuf {
         self.stage(stage).join("metrics.jsonl")
+    }
+
+    /// Notes and warnings, a JSON object a line.
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log.jsonl")
     }
 
     /// The exported model: after stage 1 its autoencoder, after stage 2 all of it.

@@ -17,6 +17,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use self::state::{Manifest, STATE_FILE};
 use crate::atomic::{self, WriteError};
 use crate::weights::WeightsError;
 
@@ -49,6 +50,15 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
+    /// The checkpoint that is damaged, if that is the error.
+    #[must_use]
+    pub fn damaged_checkpoint(&self) -> Option<&Path> {
+        match self {
+            Self::Damaged { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
     /// What to do about it, where there is something to do.
     #[must_use]
     pub fn help(&self) -> Option<String> {
@@ -71,7 +81,30 @@ impl CheckpointError {
 #[derive(Debug, Clone)]
 pub struct Checkpoints {
     dir: PathBuf,
-    keep: usize,
+    retention: Retention,
+}
+
+/// Which checkpoints stay when a new one appears: those that any of the fields asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// The newest ones; at least 1.
+    pub last: usize,
+    /// Whether the one with the highest [`TrainState::score`] stays; of equal ones the oldest.
+    pub best: bool,
+    /// Those whose step this divides.
+    pub every: Option<u64>,
+}
+
+impl Retention {
+    /// Only the newest `count`.
+    #[must_use]
+    pub fn last(count: usize) -> Self {
+        Self {
+            last: count,
+            best: false,
+            every: None,
+        }
+    }
 }
 
 /// What [`Checkpoints::latest`] found.
@@ -84,16 +117,16 @@ pub struct Latest {
 }
 
 impl Checkpoints {
-    /// Opens the folder `dir` and removes what a killed process left half done. The newest `keep` checkpoints (at
-    /// least 1) will be kept. A missing folder is created by the first checkpoint.
+    /// Opens the folder `dir` and removes what a killed process left half done. A missing folder is created by the first
+    /// checkpoint.
     ///
     /// # Errors
     /// [`CheckpointError`] when the folder can't be cleaned.
-    pub fn open(dir: &Path, keep: usize) -> Result<Self, CheckpointError> {
+    pub fn open(dir: &Path, retention: Retention) -> Result<Self, CheckpointError> {
         atomic::clean_up(dir)?;
         Ok(Self {
             dir: dir.to_path_buf(),
-            keep: keep.max(1),
+            retention,
         })
     }
 
@@ -129,6 +162,31 @@ impl Checkpoints {
         })
     }
 
+    /// The step of the newest checkpoint, whole or not; 0 if there is none.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] when the folder can't be listed.
+    pub fn latest_step(&self) -> Result<u64, CheckpointError> {
+        Ok(self.by_step()?.last().map_or(0, |(step, _)| *step))
+    }
+
+    /// Renames a checkpoint that is of no use to `step-NNNNNNNN.damaged`, where nothing looks for checkpoints any more.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] when the folder can't be written to.
+    pub fn set_aside(&self, path: &Path) -> Result<PathBuf, CheckpointError> {
+        let aside = path.with_extension("damaged");
+        if aside.exists() {
+            atomic::remove_dir(&aside)?;
+        }
+        fs::rename(path, &aside).map_err(|source| WriteError {
+            action: "rename",
+            path: path.to_path_buf(),
+            source,
+        })?;
+        Ok(aside)
+    }
+
     fn path_of(&self, step: u64) -> PathBuf {
         self.dir.join(format!("step-{step:08}"))
     }
@@ -162,11 +220,33 @@ impl Checkpoints {
 
     fn prune(&self) -> Result<(), CheckpointError> {
         let found = self.by_step()?;
-        for (_, path) in &found[..found.len().saturating_sub(self.keep)] {
-            atomic::remove_dir(path)?;
+        let last = found.len().saturating_sub(self.retention.last.max(1));
+        let best = self.retention.best.then(|| best(&found)).flatten();
+        for (step, path) in &found[..last] {
+            let milestone = (self.retention.every).is_some_and(|every| step.is_multiple_of(every));
+            if !milestone && Some(*step) != best {
+                atomic::remove_dir(path)?;
+            }
         }
         Ok(())
     }
+}
+
+/// The step of the checkpoint with the highest score, if any has one.
+fn best(found: &[(u64, PathBuf)]) -> Option<u64> {
+    let mut best: Option<(u64, f64)> = None;
+    for (step, path) in found {
+        // One that can't be read has no score; whoever resumes from it says why.
+        let state = fs::read(path.join(STATE_FILE)).ok();
+        let manifest = state.and_then(|json| Manifest::from_json(&json).ok());
+        let score = manifest.and_then(|manifest| manifest.state.score);
+        if let Some(score) = score
+            && best.is_none_or(|(_, highest)| score > highest)
+        {
+            best = Some((*step, score));
+        }
+    }
+    best.map(|(step, _)| step)
 }
 
 #[cfg(test)]

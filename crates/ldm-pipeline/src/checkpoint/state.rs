@@ -20,9 +20,20 @@ pub struct TrainState {
     pub samples_seen: u64,
     /// A hash of the configuration, by which a resumed run notices changes.
     pub config_hash: String,
+    /// How good the weights are, higher for better: PSNR of held-out images in dB, or the negative validation loss. Unknown where
+    /// nothing is held out.
+    #[serde(default)]
+    pub score: Option<f64>,
+    /// What the learning rate is multiplied by since steps that were not finite had it lowered.
+    #[serde(default = "one")]
+    pub rate_scale: f64,
     /// Whatever else the training loop wants back, by name.
     #[serde(default)]
     pub extra: BTreeMap<String, serde_json::Value>,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// What `state.json` says.

@@ -83,6 +83,8 @@ fn state(step: u64) -> TrainState {
         seed: u64::MAX,
         samples_seen: step * 2,
         config_hash: "abc".into(),
+        score: None,
+        rate_scale: 1.0,
         extra: [("scaling_factor".to_owned(), serde_json::json!(0.1 + 0.2))].into(),
     }
 }
@@ -99,7 +101,7 @@ fn bits<M: Module>(module: &M) -> Vec<(String, Vec<u8>)> {
 #[test]
 fn resuming_equals_never_stopping_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
-    let checkpoints = Checkpoints::open(dir.path(), 3).unwrap();
+    let checkpoints = Checkpoints::open(dir.path(), Retention::last(3)).unwrap();
     let mut uninterrupted = training();
     for step in 0..3 {
         uninterrupted.step(step);
@@ -132,7 +134,10 @@ fn resuming_equals_never_stopping_bit_for_bit() {
     // Also the files are the same, whatever ids the parameters have.
     let [a, b] = [&uninterrupted, &resumed].map(|training| {
         let dir = tempfile::tempdir().unwrap();
-        let path = training.save(&Checkpoints::open(dir.path(), 1).unwrap(), 6);
+        let path = training.save(
+            &Checkpoints::open(dir.path(), Retention::last(1)).unwrap(),
+            6,
+        );
         ["net", "ema", "optimizer"]
             .map(|name| fs::read(path.join(writer::file_name(name))).unwrap())
     });
@@ -142,7 +147,7 @@ fn resuming_equals_never_stopping_bit_for_bit() {
 #[test]
 fn the_last_n_are_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let checkpoints = Checkpoints::open(dir.path(), 2).unwrap();
+    let checkpoints = Checkpoints::open(dir.path(), Retention::last(2)).unwrap();
     for step in [1, 20, 300, 100_000_000] {
         checkpoints.writer(state(step)).unwrap().finish().unwrap();
     }
@@ -154,6 +159,45 @@ fn the_last_n_are_kept() {
         .collect();
     assert_eq!(steps, [300, 100_000_000]);
     assert!(dir.path().join("step-00000300/state.json").exists());
+}
+
+#[test]
+fn the_best_and_the_milestones_are_kept_beside_the_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let retention = Retention {
+        last: 1,
+        best: true,
+        every: Some(40),
+    };
+    let checkpoints = Checkpoints::open(dir.path(), retention).unwrap();
+    let scores = [
+        Some(1.0),
+        Some(7.0),
+        None,
+        Some(7.0),
+        Some(f64::NAN),
+        Some(2.0),
+        None,
+    ];
+    for (score, step) in scores.into_iter().zip((10..).step_by(10)) {
+        let state = TrainState {
+            score,
+            ..state(step)
+        };
+        checkpoints.writer(state).unwrap().finish().unwrap();
+    }
+    let steps = |found: Vec<(u64, PathBuf)>| found.into_iter().map(|(step, _)| step).collect();
+    let kept: Vec<u64> = steps(checkpoints.by_step().unwrap());
+    assert_eq!(kept, [20, 40, 70]);
+
+    // What is set aside is no checkpoint any more.
+    let aside = checkpoints
+        .set_aside(&dir.path().join("step-00000070"))
+        .unwrap();
+    assert!(aside.ends_with("step-00000070.damaged") && aside.join("state.json").exists());
+    let kept: Vec<u64> = steps(checkpoints.by_step().unwrap());
+    assert_eq!(kept, [20, 40]);
+    assert_eq!(checkpoints.latest_step().unwrap(), 40);
 }
 
 #[test]
@@ -185,7 +229,7 @@ fn a_damaged_newest_is_reported_and_the_one_before_used() {
     ];
     for (culprit, damage) in damages {
         let dir = tempfile::tempdir().unwrap();
-        let checkpoints = Checkpoints::open(dir.path(), 5).unwrap();
+        let checkpoints = Checkpoints::open(dir.path(), Retention::last(5)).unwrap();
         let training = training();
         training.save(&checkpoints, 1);
         damage(&training.save(&checkpoints, 2));
@@ -219,7 +263,7 @@ fn a_damaged_newest_is_reported_and_the_one_before_used() {
 #[test]
 fn an_unfinished_checkpoint_is_never_seen() {
     let dir = tempfile::tempdir().unwrap();
-    let checkpoints = Checkpoints::open(dir.path(), 5).unwrap();
+    let checkpoints = Checkpoints::open(dir.path(), Retention::last(5)).unwrap();
     let training = training();
     training.save(&checkpoints, 1);
 
@@ -239,7 +283,7 @@ fn an_unfinished_checkpoint_is_never_seen() {
     std::mem::forget(writer);
 
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
-    let reopened = Checkpoints::open(dir.path(), 5).unwrap();
+    let reopened = Checkpoints::open(dir.path(), Retention::last(5)).unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     let latest = reopened.latest().unwrap();
     assert!(latest.damaged.is_empty());
@@ -249,7 +293,7 @@ fn an_unfinished_checkpoint_is_never_seen() {
 #[test]
 fn another_architecture_is_refused_with_the_tensor_named() {
     let dir = tempfile::tempdir().unwrap();
-    let checkpoints = Checkpoints::open(dir.path(), 5).unwrap();
+    let checkpoints = Checkpoints::open(dir.path(), Retention::last(5)).unwrap();
     let mut training = training();
     training.step(0);
     training.save(&checkpoints, 1);
@@ -277,7 +321,7 @@ fn another_architecture_is_refused_with_the_tensor_named() {
 #[test]
 fn an_empty_folder_has_no_latest() {
     let dir = tempfile::tempdir().unwrap();
-    let latest = Checkpoints::open(&dir.path().join("new/folder"), 1)
+    let latest = Checkpoints::open(&dir.path().join("new/folder"), Retention::last(1))
         .unwrap()
         .latest()
         .unwrap();

@@ -14,6 +14,7 @@ use ldm_text::LdmBertConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    checkpoint::Retention,
     data::DataConfig,
     model::{ConditionerConfig, FirstStageConfig},
     optim::{AdamConfig, LrSchedule},
@@ -66,9 +67,57 @@ pub struct TrainingConfig {
     /// Checkpoints kept, newest first.
     #[serde(default = "two")]
     pub keep_checkpoints: usize,
+    /// Whether the checkpoint with the best validation figure is kept as well: the highest PSNR in stage 1, the lowest loss in stage 2.
+    #[serde(default = "yes")]
+    pub keep_best: bool,
+    /// Checkpoints whose step this divides are never removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_every: Option<u64>,
+    /// Seconds for which the last write of a run, or the one that stops it, is tried again where it fails, as on a full disk.
+    #[serde(default = "ten_minutes")]
+    pub write_patience: u64,
+    /// What happens when a loss or a gradient is not finite.
+    #[serde(default)]
+    pub non_finite: NonFiniteConfig,
     /// Steps between sheets of samples or reconstructions; the last step has one in any case.
     #[serde(default = "thousand")]
     pub sample_every: u64,
+}
+
+/// What happens when a loss or a gradient is not finite. In any case it is said which module, image or term it came from, and weights
+/// that are not finite are taken from the last good checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NonFiniteConfig {
+    /// How the run goes on.
+    pub action: NonFiniteAction,
+    /// Failures in a row, none of which a checkpoint came after, that are too many: the next one ends the run.
+    pub limit: u32,
+    /// What `lower_rate` multiplies the rate by.
+    pub rate_factor: f64,
+}
+
+/// How a run goes on after a step that is not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NonFiniteAction {
+    /// Without that step: its batch is passed over.
+    #[default]
+    Skip,
+    /// From the last checkpoint, at a lower rate from there on.
+    LowerRate,
+    /// Not at all.
+    Stop,
+}
+
+impl Default for NonFiniteConfig {
+    fn default() -> Self {
+        Self {
+            action: NonFiniteAction::Skip,
+            limit: 3,
+            rate_factor: 0.5,
+        }
+    }
 }
 
 /// The first stage: an autoencoder and the objective it is trained on.
@@ -229,6 +278,22 @@ impl Default for PreviewConfig {
     }
 }
 
+impl TrainingConfig {
+    /// Which checkpoints stay.
+    pub fn retention(&self) -> Retention {
+        Retention {
+            last: self.keep_checkpoints,
+            best: self.keep_best,
+            every: self.keep_every,
+        }
+    }
+
+    /// Images per optimiser step.
+    pub fn images_per_step(&self) -> usize {
+        self.batch_size * self.accumulation
+    }
+}
+
 impl NoiseConfig {
     /// The same as diffusers' `scheduler_config.json`.
     pub fn scheduler(&self, loss: &DiffusionLossConfig) -> SchedulerConfig {
@@ -298,6 +363,14 @@ fn one() -> usize {
 
 fn two() -> usize {
     2
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn ten_minutes() -> u64 {
+    600
 }
 
 fn thousand() -> u64 {

@@ -1,6 +1,9 @@
 //! From TOML to a configuration, with errors that name the key and what it may have been meant to be.
 
-use std::path::Path;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use super::{RunConfig, VAE, VQ};
 use crate::error::ConfigError;
@@ -67,6 +70,27 @@ impl RunConfig {
     /// The configuration with all defaults written out.
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self).expect("a configuration is a TOML table")
+    }
+
+    /// The keys whose values differ from those of `now`, a line `key: before -> now` each.
+    pub(crate) fn changes(&self, now: &Self) -> Vec<String> {
+        let flat = |config: &Self| {
+            let table = toml::Table::try_from(config).expect("a configuration is a TOML table");
+            let mut values = BTreeMap::new();
+            collect_values("", &table, &mut values);
+            values
+        };
+        let (before, now) = (flat(self), flat(now));
+        let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+        let shown =
+            |value: Option<&String>| value.map_or("unset", |value| value.as_str()).to_owned();
+        (keys.into_iter())
+            .filter(|key| before.get(*key) != now.get(*key))
+            .map(|key| {
+                let [before, now] = [&before, &now].map(|values| shown(values.get(key)));
+                format!("{key}: {before} -> {now}")
+            })
+            .collect()
     }
 
     /// All keys that are set, with their sections, and those of which only one can be.
@@ -143,6 +167,20 @@ fn collect_keys(prefix: &str, table: &toml::Table, keys: &mut Vec<String>) {
             collect_keys(&key, inner, keys);
         }
         keys.push(key);
+    }
+}
+
+fn collect_values(prefix: &str, table: &toml::Table, values: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        let key = if prefix.is_empty() {
+            key.clone()
+        } else {
+            format!("{prefix}.{key}")
+        };
+        match value {
+            toml::Value::Table(inner) => collect_values(&key, inner, values),
+            value => drop(values.insert(key, value.to_string())),
+        }
     }
 }
 

@@ -80,6 +80,7 @@ impl TrainingConfig {
             ("checkpoint_every", self.checkpoint_every),
             ("keep_checkpoints", self.keep_checkpoints as u64),
             ("sample_every", self.sample_every),
+            ("keep_every", self.keep_every.unwrap_or(1)),
         ];
         if let Some((field, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return Err((section, format!("has `{field}` = 0: it must be at least 1")));
@@ -97,6 +98,13 @@ impl TrainingConfig {
             return Err((
                 section,
                 format!("has `ema_decay` = {decay}: it must lie in [0, 1)"),
+            ));
+        }
+        let factor = self.non_finite.rate_factor;
+        if !(factor > 0.0 && factor < 1.0) {
+            return Err((
+                section,
+                format!("has `non_finite.rate_factor` = {factor}: it must lie between 0 and 1"),
             ));
         }
         let lr = &self.lr;

@@ -28,6 +28,7 @@ mod field {
     pub(super) const IMAGE_ENCODED: u32 = 4;
 }
 
+const PREFIX: &str = "events.out.tfevents.";
 const SESSION_START: u64 = 1;
 const COLORSPACE_RGB: u64 = 3;
 
@@ -133,18 +134,26 @@ impl EventWriter {
     }
 }
 
-/// TensorBoard recognises the name by `tfevents` and sorts by the time in it.
+/// TensorBoard recognises the name by `tfevents` and reads the files in the order of the time in it, which is why a file is never older
+/// than those of earlier sessions, even if the clock was put back.
 fn create_unused(dir: &Path) -> Result<(PathBuf, File), MetricsError> {
-    let seconds = SystemTime::now()
+    let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs();
+    let entries = std::fs::read_dir(dir).map_err(MetricsError::io("read", dir))?;
+    let newest = (entries.filter_map(Result::ok))
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let time = name.to_str()?.strip_prefix(PREFIX)?.split('.').next()?;
+            time.parse::<u64>().ok()
+        })
+        .max();
+    let seconds = now.max(newest.map_or(0, |newest| newest + 1));
     let pid = std::process::id();
     let mut count = 0;
     loop {
-        let path = dir.join(format!(
-            "events.out.tfevents.{seconds:010}.ldm.{pid}.{count}"
-        ));
+        let path = dir.join(format!("{PREFIX}{seconds:010}.ldm.{pid}.{count}"));
         match File::create_new(&path) {
             Ok(file) => return Ok((path, file)),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => count += 1,

@@ -91,6 +91,17 @@ impl Adam {
         &self.config
     }
 
+    /// Whether all moments are finite numbers.
+    #[must_use]
+    pub fn is_finite(&self) -> bool {
+        self.moments.values().all(|moments| {
+            [&moments.first, &moments.second].into_iter().all(|moment| {
+                let data = moment.clone().into_data();
+                data.iter::<f32>().all(f32::is_finite)
+            })
+        })
+    }
+
     /// Makes one step with learning rate `rate`. Parameters without a gradient stay as they are.
     #[must_use]
     pub fn step<M: Module>(&mut self, rate: f64, module: M, gradients: Gradients) -> M {

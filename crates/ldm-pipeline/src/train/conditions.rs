@@ -114,8 +114,8 @@ impl Conditions {
         }
     }
 
-    /// The conditions of a micro-batch whose first item has number `first` in its step. A share of captions and classes, as configured, is
-    /// dropped.
+    /// The conditions of a micro-batch. In training, where `drawn` is its step and the number of its first item in it, a share of captions
+    /// and classes is dropped, as configured.
     ///
     /// # Errors
     /// If a semantic mask can't be read or doesn't fit.
@@ -123,8 +123,7 @@ impl Conditions {
         &self,
         conditioner: Option<&Conditioner>,
         batch: &LatentBatch,
-        step: u64,
-        first: u64,
+        drawn: Option<(u64, u64)>,
         device: &Device,
     ) -> Result<Conditioned, Error> {
         let mut conditioned = Conditioned {
@@ -134,8 +133,8 @@ impl Conditions {
         match (&self.kind, conditioner) {
             (Kind::Text { tokenizer, config }, Some(bert)) => {
                 let mut captions = batch.captions.clone();
-                for (index, caption) in (first..).zip(&mut captions) {
-                    if self.drops(config.dropout, step, index) {
+                for (item, caption) in captions.iter_mut().enumerate() {
+                    if self.drops(config.dropout, drawn, item) {
                         caption.clear();
                     }
                 }
@@ -145,10 +144,9 @@ impl Conditions {
             }
             (Kind::Class { classes, config }, Some(Conditioner::Class(embedder))) => {
                 let unconditional = config.embedder().unconditional_class();
-                let ids: Vec<usize> = (first..)
-                    .zip(&batch.indices)
-                    .map(|(number, &image)| {
-                        if self.drops(config.dropout, step, number) {
+                let ids: Vec<usize> = (batch.indices.iter().enumerate())
+                    .map(|(item, &image)| {
+                        if self.drops(config.dropout, drawn, item) {
                             unconditional
                         } else {
                             classes[image]
@@ -213,8 +211,11 @@ impl Conditions {
             .collect()
     }
 
-    fn drops(&self, dropout: f64, step: u64, index: u64) -> bool {
-        uniform(&mut rng(self.seed, Stream::CaptionDropout, step, index)) < dropout
+    fn drops(&self, dropout: f64, drawn: Option<(u64, u64)>, item: usize) -> bool {
+        drawn.is_some_and(|(step, first)| {
+            let index = first + item as u64;
+            uniform(&mut rng(self.seed, Stream::CaptionDropout, step, index)) < dropout
+        })
     }
 
     /// The semantic mask of an image, brought into the square like the image.

@@ -36,7 +36,10 @@ pub(super) struct LatentBatch {
 
 /// Micro-batches of latents in the run's order.
 pub(super) struct LatentSource {
-    loader: Loader,
+    /// `None` before the first [`seek`](Self::seek).
+    loader: Option<Loader>,
+    dataset: Arc<dyn Dataset>,
+    config: LoaderConfig,
     /// `None` if the loader already gives moments.
     first_stage: Option<FirstStage>,
 }
@@ -50,7 +53,7 @@ pub(super) struct Frozen<'a> {
 }
 
 impl LatentSource {
-    /// Latents of a training set from micro-batch `start` on; `None` if the observer stopped the encoding.
+    /// Latents of a training set; `None` if the observer stopped the encoding.
     ///
     /// All are encoded once and kept in memory and in `file`, unless crops are random. A file made by another autoencoder, or
     /// from other images, is replaced.
@@ -59,7 +62,6 @@ impl LatentSource {
         stage2: &Stage2Config,
         set: Arc<ImageDataset>,
         frozen: &Frozen,
-        start: u64,
         file: &Path,
         observer: &mut Observer,
     ) -> Result<Option<Self>, Error> {
@@ -67,12 +69,14 @@ impl LatentSource {
             batch: stage2.training.batch_size,
             seed: config.seed,
             workers: config.data.workers,
-            start_batch: start,
+            start_batch: 0,
             strict: config.data.strict,
         };
         if config.data.crop == Crop::Random {
             return Ok(Some(Self {
-                loader: Loader::start(set, loader_config)?,
+                loader: None,
+                dataset: set,
+                config: loader_config,
                 first_stage: Some(frozen.first_stage.clone()),
             }));
         }
@@ -95,9 +99,20 @@ impl LatentSource {
             seed: config.seed,
         };
         Ok(Some(Self {
-            loader: Loader::start(Arc::new(latents), loader_config)?,
+            loader: None,
+            dataset: Arc::new(latents),
+            config: loader_config,
             first_stage: None,
         }))
+    }
+
+    /// Goes on with micro-batch `number`.
+    pub(super) fn seek(&mut self, number: u64) -> Result<(), DataError> {
+        // The threads of the former end first.
+        self.loader = None;
+        self.config.start_batch = number;
+        self.loader = Some(Loader::start(self.dataset.clone(), self.config.clone())?);
+        Ok(())
     }
 
     /// The next micro-batch.
@@ -106,8 +121,9 @@ impl LatentSource {
         device: &Device,
         observer: &mut Observer,
     ) -> Result<LatentBatch, Error> {
-        let batch = self.loader.next().expect("a loader never ends")?;
-        report_skipped(&mut self.loader, observer);
+        let loader = (self.loader.as_mut()).expect("batches follow a call of `seek`");
+        let batch = loader.next().expect("a loader never ends")?;
+        report_skipped(loader, observer);
         let values = to_tensor(&batch, device);
         Ok(LatentBatch {
             posterior: match &self.first_stage {

@@ -7,13 +7,16 @@
 
 mod conditions;
 pub(crate) mod images;
+mod journal;
 mod latents;
 pub(crate) mod perceptual;
+mod persist;
 mod recorder;
 mod run_loop;
 mod stage1;
 mod stage2;
 mod state;
+mod validation;
 
 use std::{fmt, ops::ControlFlow, path::Path};
 

@@ -1,19 +1,30 @@
-//! What both stages do round their steps.
+//! What both stages do round their steps: figures, sheets, checkpoints, and what happens when something fails.
 
-use std::{ops::ControlFlow, path::PathBuf, time::Instant};
+use std::{
+    collections::BTreeSet,
+    ops::ControlFlow,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use image::RgbImage;
 
-use super::{Event, Observer, Outcome, Stage, StepReport, recorder::Recorder};
+use super::{Event, Observer, Outcome, Stage, StepReport, persist::persist, recorder::Recorder};
 use crate::{
-    checkpoint::{Checkpoint, Checkpoints, TrainState},
-    config::{RunConfig, TrainingConfig},
+    checkpoint::{Checkpoint, CheckpointWriter, Checkpoints, TrainState},
+    config::{NonFiniteAction, RunConfig, TrainingConfig},
     error::Error,
+    memory::resident_mib,
     run::RunDir,
 };
 
 /// Named figures of a step.
 pub(super) type Values = Vec<(&'static str, f64)>;
+
+/// Steps over which the time that is left is estimated.
+const RECENT_STEPS: usize = 50;
+/// Time after which a checkpoint that couldn't be written is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// Mean of values over the micro-batches of a step.
 #[derive(Default)]
@@ -42,71 +53,385 @@ impl Mean {
     }
 }
 
-/// A stage between two of its steps.
-pub(super) trait Trainee {
-    /// Makes optimiser step number `step`, counted from 0.
-    fn step(&mut self, step: u64, observer: &mut Observer) -> Result<Values, Error>;
-
-    /// Writes a checkpoint after `step` steps and says where.
-    fn checkpoint(&self, step: u64) -> Result<PathBuf, Error>;
-
-    /// A picture of what the model can do after `step` steps, and figures that go with it.
-    fn preview(&self, step: u64) -> Result<(RgbImage, Values), Error>;
+/// What a validation found.
+#[derive(Default)]
+pub(super) struct Validation {
+    /// To be logged.
+    pub(super) values: Values,
+    /// By which checkpoints are compared, higher for better.
+    pub(super) score: Option<f64>,
 }
 
-/// Steps from `start` to the end of the training, or until the observer breaks.
-pub(super) fn run_steps(
+/// A stage between two of its steps.
+pub(super) trait Trainee {
+    /// Makes optimiser step number `step`, counted from 0, at the learning rate `rate`. If it fails, weights and averages are as they were
+    /// before, or [`damage`](Self::damage) says otherwise.
+    fn step(&mut self, step: u64, rate: f64, observer: &mut Observer) -> Result<Values, Error>;
+
+    /// Puts everything into a checkpoint.
+    fn save(&self, writer: &mut CheckpointWriter) -> Result<(), Error>;
+
+    /// Takes everything from a checkpoint, or starts anew.
+    fn restore(&mut self, checkpoint: Option<&Checkpoint>) -> Result<(), Error>;
+
+    /// The first weight, average or moment that is not finite.
+    fn damage(&self) -> Option<String>;
+
+    /// Goes on in the data with those of `step`.
+    fn seek(&mut self, step: u64) -> Result<(), Error>;
+
+    /// Measures the model on held-out data.
+    fn validate(&self) -> Result<Validation, Error>;
+
+    /// A picture of what the model can do after `step` steps.
+    fn preview(&self, step: u64) -> Result<RgbImage, Error>;
+}
+
+/// The course of a stage from one step to the next.
+pub(super) struct RunLoop<'a> {
     stage: Stage,
-    training: &TrainingConfig,
-    run: &RunDir,
-    start: u64,
-    trainee: &mut dyn Trainee,
-    observer: &mut Observer,
-) -> Result<Outcome, Error> {
-    if start >= training.steps {
-        return Ok(Outcome::Finished);
-    }
-    let mut recorder = Recorder::open(run, stage, start)?;
-    for step in start..training.steps {
-        let began = Instant::now();
-        let mut values = trainee.step(step, observer)?;
-        let done = step + 1;
-        let last = done == training.steps;
-        values.push(("seconds_per_step", began.elapsed().as_secs_f64()));
+    config: &'a RunConfig,
+    training: &'a TrainingConfig,
+    run: &'a RunDir,
+    checkpoints: &'a Checkpoints,
+    recorder: Recorder<'a>,
+    /// Steps whose batches are passed over.
+    passed_over: BTreeSet<u64>,
+    /// Steps that were not finite since the last checkpoint.
+    failures: u32,
+    rate_scale: f64,
+    /// The step of the newest checkpoint.
+    saved: u64,
+    /// When a checkpoint failed to be written that is still to be.
+    overdue: Option<Instant>,
+    /// Seconds of the last steps.
+    recent: Vec<f64>,
+}
 
-        let mut sheet = None;
-        if last || done % training.sample_every == 0 {
-            let (picture, figures) = trainee.preview(done)?;
-            values.extend(figures);
-            sheet = Some(picture);
-        }
-        recorder.record(done, &values, sheet, observer);
-
-        let flow = observer(Event::Step(StepReport {
+impl<'a> RunLoop<'a> {
+    /// Goes on after what `trainee` was restored from, or begins.
+    pub(super) fn open(
+        stage: Stage,
+        config: &'a RunConfig,
+        training: &'a TrainingConfig,
+        run: &'a RunDir,
+        checkpoints: &'a Checkpoints,
+        start: &Start,
+    ) -> Result<Self, Error> {
+        Ok(Self {
             stage,
-            step: done,
-            total: training.steps,
-            images: training.batch_size * training.accumulation,
-            values: &values,
-        }));
-        let stopped = flow.is_break() && !last;
-        if last || stopped || done % training.checkpoint_every == 0 {
-            match trainee.checkpoint(done) {
-                Ok(path) if stopped => drop(observer(Event::Saved(&path))),
-                Ok(_) => {}
-                // A later one may succeed, such as after the disk was cleared; the one that ends the run has to.
-                Err(error) if !(last || stopped) => {
-                    let text = format!("no checkpoint at step {done}: {}", with_causes(&error));
-                    let _ = observer(Event::Warning(&text));
+            config,
+            training,
+            run,
+            checkpoints,
+            recorder: Recorder::open(run, stage, start.step)?,
+            passed_over: BTreeSet::new(),
+            failures: 0,
+            rate_scale: start.rate_scale,
+            saved: start.step,
+            overdue: None,
+            recent: Vec::new(),
+        })
+    }
+
+    /// Steps to the end of the training, or until the observer breaks.
+    pub(super) fn run(
+        mut self,
+        trainee: &mut dyn Trainee,
+        observer: &mut Observer,
+    ) -> Result<Outcome, Error> {
+        let total = self.training.steps;
+        let mut step = self.saved;
+        while step < total {
+            let began = Instant::now();
+            let mut values = match self.step(step, trainee, observer) {
+                Ok(values) => values,
+                Err(error @ Error::NotFinite { .. }) => {
+                    match self.recover(step, error, trainee, observer)? {
+                        Recovery::PassedOver(values) => values,
+                        Recovery::BackTo(earlier) => {
+                            step = earlier;
+                            continue;
+                        }
+                    }
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.save_before_failing(step, trainee, observer);
+                    return Err(error);
+                }
+            };
+            let done = step + 1;
+            let last = done == total;
+            self.add_pace(&mut values, began.elapsed().as_secs_f64(), total - done);
+
+            let showing = last || done.is_multiple_of(self.training.sample_every);
+            let saving = last || done.is_multiple_of(self.training.checkpoint_every);
+            let mut score = None;
+            if showing || (saving && self.training.keep_best) {
+                let validation = trainee.validate()?;
+                values.extend(validation.values);
+                score = validation.score;
+            }
+            let sheet = showing.then(|| trainee.preview(done)).transpose()?;
+            self.recorder.record(done, &values, sheet, observer);
+
+            let flow = observer(Event::Step(StepReport {
+                stage: self.stage,
+                step: done,
+                total,
+                images: self.training.images_per_step(),
+                values: &values,
+            }));
+            let stopped = flow.is_break() && !last;
+            if last || stopped {
+                let path = persist("checkpoint", self.training, last, observer, || {
+                    self.checkpoint(done, score, trainee)
+                })?;
+                if stopped {
+                    let _ = observer(Event::Saved(&path));
+                    return Ok(Outcome::Stopped(done));
+                }
+            } else if saving || self.is_overdue() {
+                self.try_checkpoint(done, score, trainee, observer);
+            }
+            step = done;
+        }
+        Ok(Outcome::Finished)
+    }
+
+    fn step(
+        &mut self,
+        step: u64,
+        trainee: &mut dyn Trainee,
+        observer: &mut Observer,
+    ) -> Result<Values, Error> {
+        if self.passed_over.contains(&step) {
+            trainee.seek(step + 1)?;
+            return Ok(passed_over());
+        }
+        let rate = self.training.lr.at(step, self.training.steps) * self.rate_scale;
+        trainee.step(step, rate, observer)
+    }
+
+    /// Throughput, memory and the time that is left.
+    fn add_pace(&mut self, values: &mut Values, seconds: f64, left: u64) {
+        if self.recent.len() == RECENT_STEPS {
+            self.recent.remove(0);
+        }
+        self.recent.push(seconds);
+        let typical = self.recent.iter().sum::<f64>() / self.recent.len() as f64;
+        values.extend([
+            ("seconds_per_step", seconds),
+            (
+                "images_per_second",
+                self.training.images_per_step() as f64 / seconds,
+            ),
+            ("eta_seconds", typical * left as f64),
+        ]);
+        values.extend(resident_mib().map(|mib| ("memory_mib", mib)));
+    }
+
+    /// Finds a way to go on after a step that was not finite.
+    fn recover(
+        &mut self,
+        step: u64,
+        error: Error,
+        trainee: &mut dyn Trainee,
+        observer: &mut Observer,
+    ) -> Result<Recovery, Error> {
+        self.failures += 1;
+        let policy = &self.training.non_finite;
+        let problem = with_causes(&error);
+        if policy.action == NonFiniteAction::Stop || self.failures > policy.limit {
+            return Err(error);
+        }
+        let damage = trainee.damage();
+        if policy.action == NonFiniteAction::Skip {
+            self.passed_over.insert(step);
+            if damage.is_none() {
+                warn(
+                    observer,
+                    &format!("{problem}; its batch is passed over, and nothing else changed"),
+                );
+                trainee.seek(step + 1)?;
+                return Ok(Recovery::PassedOver(passed_over()));
+            }
+        } else {
+            self.rate_scale *= policy.rate_factor;
+        }
+
+        let start = restore_newest(self.checkpoints, trainee, observer)?;
+        trainee.seek(start.step)?;
+        self.recorder = Recorder::open(self.run, self.stage, start.step)?;
+        let how = match policy.action {
+            NonFiniteAction::LowerRate => {
+                format!("at {} times the learning rate", self.rate_scale)
+            }
+            _ => format!("without the batch of step {}", step + 1),
+        };
+        let because = damage.map_or(String::new(), |path| format!(", as {path} is not finite"));
+        warn(
+            observer,
+            &format!("{problem}; back to step {}{because}, {how}", start.step),
+        );
+        Ok(Recovery::BackTo(start.step))
+    }
+
+    /// Keeps what was reached when the run ends by an error, such as data that are gone.
+    fn save_before_failing(&self, step: u64, trainee: &dyn Trainee, observer: &mut Observer) {
+        if step > self.saved && trainee.damage().is_none() {
+            match self.checkpoint(step, None, trainee) {
+                Ok(path) => drop(observer(Event::Saved(&path))),
+                Err(error) => warn(
+                    observer,
+                    &format!("no checkpoint at step {step}: {}", with_causes(&error)),
+                ),
             }
         }
-        if stopped {
-            return Ok(Outcome::Stopped(done));
+    }
+
+    fn checkpoint(
+        &self,
+        step: u64,
+        score: Option<f64>,
+        trainee: &dyn Trainee,
+    ) -> Result<PathBuf, Error> {
+        let mut writer = self.checkpoints.writer(TrainState {
+            step,
+            seed: self.config.seed,
+            samples_seen: step * self.training.images_per_step() as u64,
+            config_hash: format!("{:08x}", crc32c::crc32c(self.config.to_toml().as_bytes())),
+            score: score.filter(|score| score.is_finite()),
+            rate_scale: self.rate_scale,
+            extra: Default::default(),
+        })?;
+        trainee.save(&mut writer)?;
+        Ok(writer.finish()?)
+    }
+
+    /// A checkpoint in the middle of a run: if it can't be written, a later one may succeed, such as after the disk was cleared.
+    fn try_checkpoint(
+        &mut self,
+        step: u64,
+        score: Option<f64>,
+        trainee: &dyn Trainee,
+        observer: &mut Observer,
+    ) {
+        match self.checkpoint(step, score, trainee) {
+            Ok(path) => {
+                self.saved = step;
+                self.failures = 0;
+                if self.overdue.take().is_some() {
+                    let _ = observer(Event::Saved(&path));
+                }
+            }
+            Err(error) => {
+                if self.overdue.replace(Instant::now()).is_none() {
+                    let text = format!(
+                        "no checkpoint at step {step}: {}; the run goes on and tries again",
+                        with_causes(&error)
+                    );
+                    warn(observer, &text);
+                }
+            }
         }
     }
-    Ok(Outcome::Finished)
+
+    fn is_overdue(&self) -> bool {
+        self.overdue
+            .is_some_and(|since| since.elapsed() >= RETRY_AFTER)
+    }
+}
+
+/// How a run goes on after a step that was not finite.
+enum Recovery {
+    /// With the next step; these figures stand for this one.
+    PassedOver(Values),
+    /// From an earlier step.
+    BackTo(u64),
+}
+
+/// The figures of a step whose batch was passed over.
+fn passed_over() -> Values {
+    vec![("passed_over", 1.0)]
+}
+
+/// Where a stage begins in this session.
+pub(super) struct Start {
+    /// Steps done before.
+    pub(super) step: u64,
+    pub(super) rate_scale: f64,
+}
+
+impl Start {
+    /// Tells where the session begins, and what was changed since the one before.
+    pub(super) fn announce(&self, stage: Stage, run: &RunDir, observer: &mut Observer) {
+        if self.step == 0 {
+            return;
+        }
+        let _ = observer(Event::Note(&format!(
+            "{stage}: going on from step {}",
+            self.step
+        )));
+        for change in run.changes(stage) {
+            let _ = observer(Event::Note(&format!("changed: {change}")));
+        }
+    }
+}
+
+/// Restores `trainee` from the newest checkpoint that is whole and finite, or to its beginning if there is none at all. Others are named
+/// and set aside.
+pub(super) fn restore_newest(
+    checkpoints: &Checkpoints,
+    trainee: &mut dyn Trainee,
+    observer: &mut Observer,
+) -> Result<Start, Error> {
+    loop {
+        let Some(checkpoint) = newest_checkpoint(checkpoints, observer)? else {
+            trainee.restore(None)?;
+            return Ok(Start {
+                step: 0,
+                rate_scale: 1.0,
+            });
+        };
+        trainee.restore(Some(&checkpoint))?;
+        let Some(damage) = trainee.damage() else {
+            let state = checkpoint.state();
+            return Ok(Start {
+                step: state.step,
+                rate_scale: state.rate_scale,
+            });
+        };
+        let aside = checkpoints.set_aside(checkpoint.path())?;
+        let text = format!(
+            "in checkpoint {} {damage} is not finite; it is now {}, and an older one is used",
+            checkpoint.path().display(),
+            aside.display()
+        );
+        warn(observer, &text);
+    }
+}
+
+/// The newest checkpoint that is whole, if there is one; newer damaged ones are named and set aside. That all are damaged is an error:
+/// starting anew would overwrite them.
+pub(super) fn newest_checkpoint(
+    checkpoints: &Checkpoints,
+    observer: &mut Observer,
+) -> Result<Option<Checkpoint>, Error> {
+    let mut latest = checkpoints.latest()?;
+    if latest.checkpoint.is_none() && !latest.damaged.is_empty() {
+        return Err(latest.damaged.remove(0).into());
+    }
+    for damage in &latest.damaged {
+        warn(
+            observer,
+            &format!("{}; using an older one", with_causes(damage)),
+        );
+        if let Some(path) = damage.damaged_checkpoint() {
+            checkpoints.set_aside(path)?;
+        }
+    }
+    Ok(latest.checkpoint)
 }
 
 /// An error and its causes in one line.
@@ -120,6 +445,10 @@ pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+pub(super) fn warn(observer: &mut Observer, text: &str) {
+    let _ = observer(Event::Warning(text));
+}
+
 /// Tells the observer about a part of the set-up; `true` if it wants to stop.
 pub(super) fn at_work(observer: &mut Observer, what: &str, done: usize, total: usize) -> bool {
     observer(Event::Work { what, done, total }) == ControlFlow::Break(())
@@ -131,41 +460,5 @@ pub(super) fn finite(name: &'static str, value: f64, step: u64) -> Result<f64, E
         Ok(value)
     } else {
         Err(Error::NotFinite { name, value, step })
-    }
-}
-
-/// The checkpoint to go on from, if there is one; newer damaged ones are named. That all are damaged is an error: starting anew
-/// would overwrite them.
-pub(super) fn newest_checkpoint(
-    checkpoints: &Checkpoints,
-    stage: Stage,
-    observer: &mut Observer,
-) -> Result<Option<Checkpoint>, Error> {
-    let mut latest = checkpoints.latest()?;
-    if latest.checkpoint.is_none() && !latest.damaged.is_empty() {
-        return Err(latest.damaged.remove(0).into());
-    }
-    for damage in &latest.damaged {
-        let _ = observer(Event::Warning(&format!(
-            "{}; using an older one",
-            with_causes(damage)
-        )));
-    }
-    if let Some(checkpoint) = &latest.checkpoint {
-        let step = checkpoint.state().step;
-        let _ = observer(Event::Note(&format!("{stage}: going on from step {step}")));
-    }
-    Ok(latest.checkpoint)
-}
-
-/// What a checkpoint says of the run after `step` steps.
-pub(super) fn train_state(config: &RunConfig, training: &TrainingConfig, step: u64) -> TrainState {
-    let batch = (training.batch_size * training.accumulation) as u64;
-    TrainState {
-        step,
-        seed: config.seed,
-        samples_seen: step * batch,
-        config_hash: format!("{:08x}", crc32c::crc32c(config.to_toml().as_bytes())),
-        extra: Default::default(),
     }
 }

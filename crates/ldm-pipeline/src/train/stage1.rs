@@ -1,7 +1,7 @@
 //! Stage 1: an autoencoder of either kind, against reconstruction, perceptual and adversarial losses and its regularisation
 //! (paper, section 3.1).
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use image::RgbImage;
@@ -12,13 +12,18 @@ use ldm_autoencoder::{
 use super::{
     Event, Observer, Outcome, Stage,
     images::{load_images, report_skipped, to_tensor},
+    journal::journalled,
     perceptual::load_lpips,
-    run_loop::{Mean, Trainee, Values, at_work, finite, newest_checkpoint, run_steps, train_state},
+    persist::persist,
+    run_loop::{
+        Mean, RunLoop, Trainee, Validation, Values, at_work, finite, newest_checkpoint,
+        restore_newest,
+    },
     state::{Trained, initialise},
 };
 use crate::{
     atomic::PartialDir,
-    checkpoint::Checkpoints,
+    checkpoint::{Checkpoint, CheckpointWriter, Checkpoints},
     config::{RunConfig, Stage1Config},
     data::{DataError, Dataset, ImageDataset, Loader, LoaderConfig},
     error::Error,
@@ -49,38 +54,37 @@ pub fn train_vae(
     observer: &mut Observer,
 ) -> Result<Outcome, Error> {
     let autoencoder = config.stage1.autoencoder();
-    match autoencoder.clone() {
-        FirstStageConfig::Kl(vae) => {
-            let init = |device: &Device| vae.init(device);
-            train(config, autoencoder, init, run, device, observer)
+    journalled(run, Stage::Vae, observer, |observer| {
+        match autoencoder.clone() {
+            FirstStageConfig::Kl(vae) => {
+                let init = |device: &Device| vae.init(device);
+                train(config, autoencoder, &init, run, device, observer)
+            }
+            FirstStageConfig::Vq(vq) => {
+                let init = |device: &Device| vq.init(device);
+                train(config, autoencoder, &init, run, device, observer)
+            }
+            FirstStageConfig::Identity { .. } => unreachable!("a configuration has an autoencoder"),
         }
-        FirstStageConfig::Vq(vq) => {
-            let init = |device: &Device| vq.init(device);
-            train(config, autoencoder, init, run, device, observer)
-        }
-        FirstStageConfig::Identity { .. } => unreachable!("a configuration has an autoencoder"),
-    }
+    })
 }
 
 /// [`train_vae`] of the autoencoder that `init` makes, which `autoencoder` describes.
 fn train<M: Autoencoder + Into<FirstStage>>(
     config: &RunConfig,
     autoencoder: FirstStageConfig,
-    init: impl FnOnce(&Device) -> M,
+    init: &dyn Fn(&Device) -> M,
     run: &RunDir,
     device: &Device,
     observer: &mut Observer,
 ) -> Result<Outcome, Error> {
     let stage1 = &config.stage1;
-    let checkpoints = Checkpoints::open(
-        &run.checkpoints(Stage::Vae),
-        stage1.training.keep_checkpoints,
-    )?;
-    let newest = newest_checkpoint(&checkpoints, Stage::Vae, observer)?;
-    let start = newest
-        .as_ref()
-        .map_or(0, |checkpoint| checkpoint.state().step);
-    if start == stage1.training.steps && is_exported(run, start, device) {
+    let training = &stage1.training;
+    let checkpoints = Checkpoints::open(&run.checkpoints(Stage::Vae), training.retention())?;
+    if let Some(newest) = newest_checkpoint(&checkpoints, observer)?
+        && newest.state().step == training.steps
+        && is_exported(run, training.steps, device)
+    {
         return Ok(Outcome::Finished);
     }
     let (training_set, validation_set) = config.data.open(config.seed)?;
@@ -91,30 +95,14 @@ fn train<M: Autoencoder + Into<FirstStage>>(
     };
     let objective = Stage1Objective::new(stage1.loss, lpips)?;
 
-    let autodiff = device.clone().autodiff();
-    let vae = initialise(config.seed, VAE_INIT, device, || init(&autodiff));
-    let discriminator = stage1.loss.discriminator().map(|disc| {
-        initialise(config.seed, DISCRIMINATOR_INIT, device, || {
-            disc.init(&autodiff)
-        })
-    });
     let preview_images = preview_images(&training_set, &validation_set, device)?;
     run.start(Stage::Vae, config)?;
-    let training = &stage1.training;
-    let mut vae = Trained::new(vae, training, training.ema_decay);
-    let mut discriminator = discriminator.map(|disc| Trained::new(disc, training, None));
-    if let Some(checkpoint) = newest {
-        vae = vae.restore("vae", &checkpoint, training)?;
-        discriminator = discriminator
-            .map(|disc| disc.restore("discriminator", &checkpoint, training))
-            .transpose()?;
-    }
-
+    let (vae, discriminator) = initial(config, init, device);
     let mut trainer = Stage1Trainer {
         config,
         stage1,
         autoencoder,
-        checkpoints,
+        init,
         device: device.clone(),
         objective,
         vae,
@@ -124,19 +112,37 @@ fn train<M: Autoencoder + Into<FirstStage>>(
         loader: None,
         training_set,
     };
-    let outcome = run_steps(
-        Stage::Vae,
-        &stage1.training,
-        run,
-        start,
-        &mut trainer,
-        observer,
-    )?;
+    let start = restore_newest(&checkpoints, &mut trainer, observer)?;
+    start.announce(Stage::Vae, run, observer);
+    trainer.seek(start.step)?;
+    let course = RunLoop::open(Stage::Vae, config, training, run, &checkpoints, &start)?;
+    let outcome = course.run(&mut trainer, observer)?;
     if outcome == Outcome::Finished {
         trainer.finish(run, observer)
     } else {
         Ok(outcome)
     }
+}
+
+/// The autoencoder and, if the objective has an adversarial part, the discriminator before their first step.
+fn initial<M: Autoencoder>(
+    config: &RunConfig,
+    init: &dyn Fn(&Device) -> M,
+    device: &Device,
+) -> (Trained<M>, Option<Trained<PatchDiscriminator>>) {
+    let training = &config.stage1.training;
+    let autodiff = device.clone().autodiff();
+    let vae = initialise(config.seed, VAE_INIT, device, || init(&autodiff));
+    let discriminator = config.stage1.loss.discriminator().map(|disc| {
+        let disc = initialise(config.seed, DISCRIMINATOR_INIT, device, || {
+            disc.init(&autodiff)
+        });
+        Trained::new(disc, training, None)
+    });
+    (
+        Trained::new(vae, training, training.ema_decay),
+        discriminator,
+    )
 }
 
 /// Whether the run's model holds the autoencoder after `steps` steps: there may be none, or that of a shorter training.
@@ -149,7 +155,7 @@ struct Stage1Trainer<'a, M> {
     config: &'a RunConfig,
     stage1: &'a Stage1Config,
     autoencoder: FirstStageConfig,
-    checkpoints: Checkpoints,
+    init: &'a dyn Fn(&Device) -> M,
     device: Device,
     objective: Stage1Objective,
     vae: Trained<M>,
@@ -158,19 +164,18 @@ struct Stage1Trainer<'a, M> {
     validation_set: ImageDataset,
     /// `[N, 3, H, W]`
     preview_images: Tensor<4>,
-    /// Started at the first step.
+    /// `None` before the first [`seek`](Trainee::seek).
     loader: Option<Loader>,
 }
 
 impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
-    fn step(&mut self, step: u64, observer: &mut Observer) -> Result<Values, Error> {
+    fn step(&mut self, step: u64, rate: f64, observer: &mut Observer) -> Result<Values, Error> {
         let training = &self.stage1.training;
-        let rate = training.lr.at(step, training.steps);
         let mut generator = Mean::default();
         let mut gradients = Accumulator::default();
         let mut pairs = Vec::with_capacity(training.accumulation);
         for micro in 0..training.accumulation {
-            let images = self.next_batch(step, observer)?;
+            let images = self.next_batch(observer)?;
             let noise = self.posterior_noise(&images, step, micro);
             let output = self.objective.generator(
                 self.vae.module(),
@@ -193,48 +198,71 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
         Ok(values)
     }
 
-    fn checkpoint(&self, step: u64) -> Result<PathBuf, Error> {
-        let mut writer =
-            self.checkpoints
-                .writer(train_state(self.config, &self.stage1.training, step))?;
-        self.vae.save("vae", &mut writer)?;
-        if let Some(discriminator) = &self.discriminator {
-            discriminator.save("discriminator", &mut writer)?;
+    fn save(&self, writer: &mut CheckpointWriter) -> Result<(), Error> {
+        self.vae.save("vae", writer)?;
+        match &self.discriminator {
+            Some(discriminator) => discriminator.save("discriminator", writer),
+            None => Ok(()),
         }
-        Ok(writer.finish()?)
     }
 
-    fn preview(&self, step: u64) -> Result<(RgbImage, Values), Error> {
+    fn restore(&mut self, checkpoint: Option<&Checkpoint>) -> Result<(), Error> {
+        let Some(checkpoint) = checkpoint else {
+            (self.vae, self.discriminator) = initial(self.config, self.init, &self.device);
+            return Ok(());
+        };
+        let training = &self.stage1.training;
+        self.vae.restore("vae", checkpoint, training)?;
+        match &mut self.discriminator {
+            Some(discriminator) => discriminator.restore("discriminator", checkpoint, training),
+            None => Ok(()),
+        }
+    }
+
+    fn damage(&self) -> Option<String> {
+        let of_discriminator = || self.discriminator.as_ref()?.damage("discriminator");
+        self.vae.damage("vae").or_else(of_discriminator)
+    }
+
+    fn seek(&mut self, step: u64) -> Result<(), Error> {
+        let training = &self.stage1.training;
+        // The threads of the former end first.
+        self.loader = None;
+        let config = LoaderConfig {
+            batch: training.batch_size,
+            seed: self.config.seed,
+            workers: self.config.data.workers,
+            start_batch: step * training.accumulation as u64,
+            strict: self.config.data.strict,
+        };
+        self.loader = Some(Loader::start(self.training_set.clone(), config)?);
+        Ok(())
+    }
+
+    fn validate(&self) -> Result<Validation, Error> {
+        let vae: FirstStage = self.vae.result().into();
+        let psnr = held_out_psnr(&vae, &self.validation_set, &self.device);
+        Ok(Validation {
+            values: psnr.map(|psnr| ("val_psnr", psnr)).into_iter().collect(),
+            score: psnr,
+        })
+    }
+
+    fn preview(&self, step: u64) -> Result<RgbImage, Error> {
         let vae: FirstStage = self.vae.result().into();
         let title = format!("original | reconstruction, step {step}");
         let mut sheet = Sheet::new(title, 4);
         for (original, reconstruction) in pairs(&vae, self.preview_images.clone()) {
             sheet.push_reconstruction(original, reconstruction);
         }
-        let psnr = held_out_psnr(&vae, &self.validation_set, &self.device);
-        let figures = psnr.map(|psnr| ("val_psnr", psnr)).into_iter().collect();
-        Ok((sheet.render(), figures))
+        Ok(sheet.render())
     }
 }
 
 impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
     /// The images of the next micro-batch, `[N, 3, H, W]`.
-    fn next_batch(&mut self, step: u64, observer: &mut Observer) -> Result<Tensor<4>, Error> {
-        let loader = match &mut self.loader {
-            Some(loader) => loader,
-            None => {
-                let training = &self.stage1.training;
-                let config = LoaderConfig {
-                    batch: training.batch_size,
-                    seed: self.config.seed,
-                    workers: self.config.data.workers,
-                    start_batch: step * training.accumulation as u64,
-                    strict: self.config.data.strict,
-                };
-                self.loader
-                    .insert(Loader::start(self.training_set.clone(), config)?)
-            }
-        };
+    fn next_batch(&mut self, observer: &mut Observer) -> Result<Tensor<4>, Error> {
+        let loader = (self.loader.as_mut()).expect("steps follow a call of `seek`");
         let batch = loader.next().expect("a loader never ends")?;
         report_skipped(loader, observer);
         Ok(to_tensor(&batch, &self.device))
@@ -352,8 +380,6 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
             .with_sample_size(resolution);
         // All of `model/` is replaced: a denoiser there was trained on another autoencoder's latents.
         let path = run.model();
-        let partial = PartialDir::create(&path)?;
-        save_first_stage(&vae, &config, &partial.path().join("vqvae"), false)?;
         let facts = ModelFacts {
             ldm_version: env!("CARGO_PKG_VERSION").into(),
             resolution: Some(resolution),
@@ -362,8 +388,12 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
             seed: self.config.seed,
             ..ModelFacts::default()
         };
-        facts.write(partial.path())?;
-        partial.commit()?;
+        persist("model", &self.stage1.training, true, observer, || {
+            let partial = PartialDir::create(&path)?;
+            save_first_stage(&vae, &config, &partial.path().join("vqvae"), false)?;
+            facts.write(partial.path())?;
+            Ok(partial.commit()?)
+        })?;
         let _ = observer(Event::Note(&stats.to_string()));
         if let Some(psnr) = held_out_psnr(&vae, &self.validation_set, &self.device) {
             let count = self.validation_set.len().min(VALIDATION_IMAGES);

@@ -1,9 +1,6 @@
 //! Stage 2: the denoiser in the latent space of a frozen autoencoder (paper, section 3.2 and 3.3).
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use burn::{
     optim::GradientsParams,
@@ -15,12 +12,15 @@ use ldm_diffusion::{DiffusionLoss, SchedulerConfig};
 use super::{
     Event, Observer, Outcome, Stage,
     conditions::Conditions,
+    journal::journalled,
     latents::{Frozen, LatentSource},
-    run_loop::{Trainee, Values, finite, newest_checkpoint, run_steps, train_state},
+    persist::persist,
+    run_loop::{RunLoop, Trainee, Validation, Values, finite, restore_newest},
     state::{Trained, initialise},
+    validation::HeldOut,
 };
 use crate::{
-    checkpoint::Checkpoints,
+    checkpoint::{Checkpoint, CheckpointWriter, Checkpoints},
     config::{RunConfig, Stage2Config, TimestepSampling},
     error::Error,
     generate::{Condition, Request, noise_batch},
@@ -48,6 +48,17 @@ pub fn train_diffusion(
     device: &Device,
     observer: &mut Observer,
 ) -> Result<Outcome, Error> {
+    journalled(run, Stage::Diffusion, observer, |observer| {
+        train(config, run, device, observer)
+    })
+}
+
+fn train(
+    config: &RunConfig,
+    run: &RunDir,
+    device: &Device,
+    observer: &mut Observer,
+) -> Result<Outcome, Error> {
     let stage2 = run::stage2(config)?;
     let training = &stage2.training;
     let first_stage = stage2.first_stage.clone().unwrap_or_else(|| run.model());
@@ -64,24 +75,8 @@ pub fn train_diffusion(
     let preview = conditions.preview(stage2, &training_set)?;
 
     run.start(Stage::Diffusion, config)?;
-    let checkpoints = Checkpoints::open(
-        &run.checkpoints(Stage::Diffusion),
-        training.keep_checkpoints,
-    )?;
-    let newest = newest_checkpoint(&checkpoints, Stage::Diffusion, observer)?;
-    let start = newest
-        .as_ref()
-        .map_or(0, |checkpoint| checkpoint.state().step);
-    let autodiff = device.clone().autodiff();
-    let denoiser = initialise(config.seed, DENOISER_INIT, device, || Denoiser {
-        unet: stage2.unet.init(&autodiff),
-        conditioner: stage2.conditioner().map(|config| config.init(&autodiff)),
-    });
-    let mut denoiser = Trained::new(denoiser, training, training.ema_decay);
-    if let Some(checkpoint) = newest {
-        denoiser = denoiser.restore("denoiser", &checkpoint, training)?;
-    }
-
+    let checkpoints = Checkpoints::open(&run.checkpoints(Stage::Diffusion), training.retention())?;
+    let held_out = HeldOut::new(config, stage2, &held_out, &training_set, &frozen, device);
     let latents = LatentSource::open(
         config,
         stage2,
@@ -91,18 +86,16 @@ pub fn train_diffusion(
             key: files.key()?,
             device,
         },
-        start * training.accumulation as u64,
         &run.stage(Stage::Diffusion).join("latents.safetensors"),
         observer,
     )?;
     let Some(latents) = latents else {
-        return Ok(Outcome::Stopped(start));
+        return Ok(Outcome::Stopped(checkpoints.latest_step()?));
     };
     let scheduler = stage2.noise.scheduler(&stage2.loss);
     let mut trainer = Stage2Trainer {
         config,
         stage2,
-        checkpoints,
         device: device.clone(),
         loss: stage2.loss.init(scheduler.noise_schedule()?)?,
         scheduler,
@@ -110,23 +103,41 @@ pub fn train_diffusion(
         first_stage: frozen,
         first_stage_config: files.config,
         conditions,
-        denoiser,
+        denoiser: initial(config, stage2, device),
         latents,
+        held_out,
     };
-    let outcome = run_steps(
+    let start = restore_newest(&checkpoints, &mut trainer, observer)?;
+    start.announce(Stage::Diffusion, run, observer);
+    trainer.seek(start.step)?;
+    let course = RunLoop::open(
         Stage::Diffusion,
+        config,
         training,
         run,
-        start,
-        &mut trainer,
-        observer,
+        &checkpoints,
+        &start,
     )?;
+    let outcome = course.run(&mut trainer, observer)?;
     if outcome == Outcome::Finished {
         let path = run.model();
-        trainer.model().save(&path, false)?;
+        let model = trainer.model();
+        persist("model", training, true, observer, || {
+            model.save(&path, false)
+        })?;
         let _ = observer(Event::Saved(&path));
     }
     Ok(outcome)
+}
+
+/// The denoiser before its first step.
+fn initial(config: &RunConfig, stage2: &Stage2Config, device: &Device) -> Trained<Denoiser> {
+    let autodiff = device.clone().autodiff();
+    let denoiser = initialise(config.seed, DENOISER_INIT, device, || Denoiser {
+        unet: stage2.unet.init(&autodiff),
+        conditioner: stage2.conditioner().map(|config| config.init(&autodiff)),
+    });
+    Trained::new(denoiser, &stage2.training, stage2.training.ema_decay)
 }
 
 /// Finds out whether the data have what a stage 2 of `config` needs, which after stage 1 would be late.
@@ -142,7 +153,6 @@ pub fn check_diffusion(config: &RunConfig) -> Result<(), Error> {
 struct Stage2Trainer<'a> {
     config: &'a RunConfig,
     stage2: &'a Stage2Config,
-    checkpoints: Checkpoints,
     device: Device,
     loss: DiffusionLoss,
     scheduler: SchedulerConfig,
@@ -153,12 +163,13 @@ struct Stage2Trainer<'a> {
     conditions: Conditions,
     denoiser: Trained<Denoiser>,
     latents: LatentSource,
+    /// `None` if nothing is held out.
+    held_out: Option<HeldOut>,
 }
 
 impl Trainee for Stage2Trainer<'_> {
-    fn step(&mut self, step: u64, observer: &mut Observer) -> Result<Values, Error> {
+    fn step(&mut self, step: u64, rate: f64, observer: &mut Observer) -> Result<Values, Error> {
         let training = &self.stage2.training;
-        let rate = training.lr.at(step, training.steps);
         let mut gradients = Accumulator::default();
         let mut mean_loss = 0.0;
         for micro in 0..training.accumulation {
@@ -175,8 +186,8 @@ impl Trainee for Stage2Trainer<'_> {
 
             let denoiser = self.denoiser.module();
             let conditioner = denoiser.conditioner.as_ref();
-            let condition =
-                (self.conditions).of_batch(conditioner, &batch, step, first, &self.device)?;
+            let drawn = Some((step, first));
+            let condition = (self.conditions).of_batch(conditioner, &batch, drawn, &self.device)?;
             let input = match condition.channels {
                 Some(channels) => Tensor::cat(vec![noisy, channels], 1),
                 None => noisy,
@@ -199,14 +210,45 @@ impl Trainee for Stage2Trainer<'_> {
         Ok(vec![("loss", mean_loss), ("grad_norm", norm), ("lr", rate)])
     }
 
-    fn checkpoint(&self, step: u64) -> Result<PathBuf, Error> {
-        let state = train_state(self.config, &self.stage2.training, step);
-        let mut writer = self.checkpoints.writer(state)?;
-        self.denoiser.save("denoiser", &mut writer)?;
-        Ok(writer.finish()?)
+    fn save(&self, writer: &mut CheckpointWriter) -> Result<(), Error> {
+        self.denoiser.save("denoiser", writer)
     }
 
-    fn preview(&self, step: u64) -> Result<(RgbImage, Values), Error> {
+    fn restore(&mut self, checkpoint: Option<&Checkpoint>) -> Result<(), Error> {
+        match checkpoint {
+            Some(checkpoint) => {
+                (self.denoiser).restore("denoiser", checkpoint, &self.stage2.training)
+            }
+            None => {
+                self.denoiser = initial(self.config, self.stage2, &self.device);
+                Ok(())
+            }
+        }
+    }
+
+    fn damage(&self) -> Option<String> {
+        self.denoiser.damage("denoiser")
+    }
+
+    fn seek(&mut self, step: u64) -> Result<(), Error> {
+        let number = step * self.stage2.training.accumulation as u64;
+        Ok(self.latents.seek(number)?)
+    }
+
+    fn validate(&self) -> Result<Validation, Error> {
+        let Some(held_out) = &self.held_out else {
+            return Ok(Validation::default());
+        };
+        held_out.validate(
+            &self.denoiser.result(),
+            &self.loss,
+            self.first_stage_config.scaling_factor(),
+            self.config.seed,
+            &self.device,
+        )
+    }
+
+    fn preview(&self, step: u64) -> Result<RgbImage, Error> {
         let preview = &self.stage2.preview;
         let request = Request {
             conditions: (self.preview.iter())
@@ -227,7 +269,7 @@ impl Trainee for Stage2Trainer<'_> {
         for (image, (_, caption)) in images.into_iter().zip(&self.preview) {
             sheet.push([image], caption);
         }
-        Ok((sheet.render(), Values::new()))
+        Ok(sheet.render())
     }
 }
 

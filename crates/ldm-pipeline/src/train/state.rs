@@ -1,6 +1,7 @@
 //! What one optimiser trains, and its average.
 
 use burn::{module::Module, tensor::Device};
+use burn_store::{ModuleSnapshot, bridge};
 use rand_chacha::rand_core::Rng;
 
 use super::run_loop::finite;
@@ -43,28 +44,39 @@ impl<M: Module> Trained<M> {
 
     /// Takes over what a checkpoint holds as `name`. An average that it lacks starts at its weights.
     pub(super) fn restore(
-        self,
+        &mut self,
         name: &str,
         checkpoint: &Checkpoint,
         training: &TrainingConfig,
-    ) -> Result<Self, Error> {
-        let module = checkpoint.module(name, self.module.expect("a module between two updates"))?;
-        let optimizer =
+    ) -> Result<(), Error> {
+        let module = checkpoint.module(name, self.module().clone())?;
+        self.optimizer =
             checkpoint.optimizer(&format!("{name}_optimizer"), training.optimizer, &module)?;
         let ema_name = format!("{name}_ema");
         let ema_decay = training.ema_decay.unwrap_or_default();
-        let ema = match self.ema {
+        self.ema = match self.ema {
             Some(_) if checkpoint.contains(&ema_name) => {
                 Some(checkpoint.ema(&ema_name, &module, ema_decay)?)
             }
             Some(_) => Some(Ema::new(&module, ema_decay)),
             None => None,
         };
-        Ok(Self {
-            module: Some(module),
-            optimizer,
-            ema,
-        })
+        self.module = Some(module);
+        Ok(())
+    }
+
+    /// The first of its weights, averages and moments that is not finite, of what is called `name`.
+    pub(super) fn damage(&self, name: &str) -> Option<String> {
+        let weight = first_not_finite(self.module()).map(|path| format!("`{name}.{path}`"));
+        let average = || {
+            let path = first_not_finite(self.ema.as_ref()?.module())?;
+            Some(format!("the average of `{name}.{path}`"))
+        };
+        let moment = || {
+            let finite = self.optimizer.is_finite();
+            (!finite).then(|| format!("a moment of the optimiser of `{name}`"))
+        };
+        weight.or_else(average).or_else(moment)
     }
 
     pub(super) fn module(&self) -> &M {
@@ -100,6 +112,18 @@ impl<M: Module> Trained<M> {
         self.module = Some(module);
         Ok(norm)
     }
+}
+
+/// The path of the first parameter or running statistic with a value that is not finite.
+fn first_not_finite<M: Module>(module: &M) -> Option<String> {
+    let tensors = module.valid().collect(None, None, true);
+    (tensors.into_iter()).find_map(|tensor| {
+        let path = tensor.name.clone();
+        // What can't be read is as bad.
+        let finite = bridge::into_data(tensor)
+            .is_ok_and(|data| data.iter::<f32>().all(|value| value.is_finite()));
+        (!finite).then_some(path)
+    })
 }
 
 /// Draws a module's initial weights: on a given backend a pure function of `seed` and `part`.
