@@ -24,12 +24,12 @@ fn killed_between_writing_and_renaming_nothing_is_lost() {
     let workspace = Workspace::new();
     workspace.run("train all tiny.toml --data data --out reference");
     let expected = result(&workspace, "reference");
-    // Every session gets a little further: it is killed at its k-th rename, whatever that is of.
-    for first in [1, 2, 3] {
+    // Each session is killed at its k-th rename, whatever that is of. A checkpoint takes eight, so that some sessions get further.
+    for first in [0, 1, 2] {
         let run = format!("run-{first}");
         let mut kills = 0;
         for session in 0.. {
-            let at = first + session % 5;
+            let at = 1 + (first + 7 * session) % 24;
             let child = train_with(
                 &workspace,
                 &run,
@@ -42,7 +42,7 @@ fn killed_between_writing_and_renaming_nothing_is_lost() {
                 break;
             }
             kills += 1;
-            assert!(kills < 100, "it never ends");
+            assert!(kills < 200, "it never ends");
         }
         assert!(kills >= 5, "only {kills} kills");
         assert_same(&result(&workspace, &run), &expected);
@@ -181,7 +181,12 @@ fn data_that_vanish_end_the_run_where_it_can_go_on_when_they_are_back() {
     let stderr = support::stderr(&output);
     support::succeeded(output);
     assert!(stderr.contains("going on from step"), "{stderr}");
-    assert_same(&result(&workspace, "run"), &result(&workspace, "reference"));
+    let [mut found, mut expected] = ["run", "reference"].map(|run| result(&workspace, run));
+    // A validation of when the held-out pictures were gone as well has no figure.
+    for files in [&mut found, &mut expected] {
+        files.remove("stage1/metrics.jsonl").unwrap();
+    }
+    assert_same(&found, &expected);
 }
 
 /// The variable that puts `faults.c` before the C library.

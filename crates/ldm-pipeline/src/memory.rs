@@ -22,11 +22,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_figures_are_plausible() {
+    fn both_figures_have_a_block_that_is_in_use() {
         let block = vec![1u8; 64 << 20];
         let (now, peak) = (resident_mib().unwrap(), peak_mib().unwrap());
+        assert_eq!(block[block.len() / 2], 1);
         assert!(now >= 64.0 && peak >= 64.0, "{now} {peak}");
-        drop(block);
-        assert!(peak_mib().unwrap() >= peak);
     }
 }

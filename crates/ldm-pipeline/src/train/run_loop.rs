@@ -462,3 +462,6 @@ pub(super) fn finite(name: &'static str, value: f64, step: u64) -> Result<f64, E
         Err(Error::NotFinite { name, value, step })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -174,8 +174,11 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
         let mut generator = Mean::default();
         let mut gradients = Accumulator::default();
         let mut pairs = Vec::with_capacity(training.accumulation);
-        for micro in 0..training.accumulation {
-            let images = self.next_batch(observer)?;
+        // All that can fail without a fault of the networks comes first, as their running statistics follow every pass.
+        let batches = (0..training.accumulation)
+            .map(|_| self.next_batch(observer))
+            .collect::<Result<Vec<_>, _>>()?;
+        for (micro, images) in batches.into_iter().enumerate() {
             let noise = self.posterior_noise(&images, step, micro);
             let output = self.objective.generator(
                 self.vae.module(),
