@@ -7,6 +7,7 @@
 
 mod conditions;
 pub(crate) mod images;
+mod latent_cache;
 mod latents;
 pub(crate) mod perceptual;
 mod recorder;
@@ -14,6 +15,8 @@ mod run_loop;
 mod stage1;
 mod stage2;
 mod state;
+mod tokens;
+mod waiting;
 
 use std::{fmt, ops::ControlFlow, path::Path};
 

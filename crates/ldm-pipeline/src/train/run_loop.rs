@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
 use image::RgbImage;
 
-use super::{Event, Observer, Outcome, Stage, StepReport, recorder::Recorder};
+use super::{Event, Observer, Outcome, Stage, StepReport, recorder::Recorder, waiting::WaitWatch};
 use crate::{
     checkpoint::{Checkpoint, Checkpoints, TrainState},
     config::{RunConfig, TrainingConfig},
@@ -67,12 +67,23 @@ pub(super) fn run_steps(
         return Ok(Outcome::Finished);
     }
     let mut recorder = Recorder::open(run, stage, start)?;
+    let mut waiting = WaitWatch::default();
     for step in start..training.steps {
         let began = Instant::now();
-        let mut values = trainee.step(step, observer)?;
+        let mut values = match trainee.step(step, observer) {
+            // The data ended it before the model changed: what was trained is kept.
+            Err(error @ Error::Data(_)) if step > start => {
+                if let Ok(path) = trainee.checkpoint(step) {
+                    let _ = observer(Event::Saved(&path));
+                }
+                return Err(error);
+            }
+            result => result?,
+        };
         let done = step + 1;
         let last = done == training.steps;
         values.push(("seconds_per_step", began.elapsed().as_secs_f64()));
+        waiting.step(&values, observer);
 
         let mut sheet = None;
         if last || done % training.sample_every == 0 {

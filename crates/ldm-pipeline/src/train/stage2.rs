@@ -15,9 +15,11 @@ use ldm_diffusion::{DiffusionLoss, SchedulerConfig};
 use super::{
     Event, Observer, Outcome, Stage,
     conditions::Conditions,
+    images::report_damage,
     latents::{Frozen, LatentSource},
     run_loop::{Trainee, Values, finite, newest_checkpoint, run_steps, train_state},
     state::{Trained, initialise},
+    waiting::DATA_WAIT,
 };
 use crate::{
     checkpoint::Checkpoints,
@@ -59,6 +61,7 @@ pub fn train_diffusion(
     let frozen = files.load(device)?;
 
     let (training_set, held_out) = config.data.open(config.seed)?;
+    report_damage(&training_set, observer);
     let training_set = Arc::new(training_set);
     let conditions = Conditions::new(config, stage2, &training_set, &held_out)?;
     let preview = conditions.preview(stage2, &training_set)?;
@@ -159,6 +162,7 @@ impl Trainee for Stage2Trainer<'_> {
     fn step(&mut self, step: u64, observer: &mut Observer) -> Result<Values, Error> {
         let training = &self.stage2.training;
         let rate = training.lr.at(step, training.steps);
+        let waited = self.latents.waited();
         let mut gradients = Accumulator::default();
         let mut mean_loss = 0.0;
         for micro in 0..training.accumulation {
@@ -196,7 +200,13 @@ impl Trainee for Stage2Trainer<'_> {
         let norm = self
             .denoiser
             .update(gradients.take(), rate, training.max_grad_norm, step)?;
-        Ok(vec![("loss", mean_loss), ("grad_norm", norm), ("lr", rate)])
+        let waited = (self.latents.waited() - waited).as_secs_f64();
+        Ok(vec![
+            ("loss", mean_loss),
+            ("grad_norm", norm),
+            ("lr", rate),
+            (DATA_WAIT, waited),
+        ])
     }
 
     fn checkpoint(&self, step: u64) -> Result<PathBuf, Error> {
