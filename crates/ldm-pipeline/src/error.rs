@@ -135,6 +135,14 @@ pub enum Error {
     /// A text-conditional model without texts.
     #[error("no image in {} has a caption", .0.display())]
     NoCaptions(PathBuf),
+    /// Cached latents that were made from something else.
+    #[error("the cached latents in {} can't be used: {problem}", path.display())]
+    LatentCache {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, or what differs.
+        problem: String,
+    },
     /// A perceptual term without its network.
     #[error("the perceptual loss is on, but `stage1.vgg` names no VGG16 weights")]
     PerceptualNetworkMissing,
@@ -191,6 +199,9 @@ impl Error {
             )),
             Self::NoCaptions(_) => Some(
                 "add a metadata.jsonl or a name.txt beside each name.png, or train without `stage2.text`".into(),
+            ),
+            Self::LatentCache { .. } => Some(
+                "undo what differs, or have them made anew: delete the file, or --set data.latent_cache=rebuild".into(),
             ),
             Self::PerceptualNetworkMissing => Some(
                 "set stage1.vgg to a .safetensors file or to a hub id such as timm/vgg16.tv_in1k, or switch the term off with --set stage1.loss.perceptual_weight=0".into(),

@@ -16,7 +16,7 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DataConfig {
-    /// The folder of images; the command line's `--data` replaces it.
+    /// The folder of images or tar files, or one tar file; the command line's `--data` replaces it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// Width and height of the samples, in pixels.
@@ -39,6 +39,21 @@ pub struct DataConfig {
     pub cache_mib: usize,
     /// Whether a damaged image ends the run instead of being named and skipped.
     pub strict: bool,
+    /// Whether stage 2 keeps latents in a file: `use`, `rebuild` or `off`.
+    pub latent_cache: LatentCaching,
+}
+
+/// Whether the latents that stage 2 trains on are encoded once and kept in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LatentCaching {
+    /// They are; a file that was made from something else is an error.
+    #[default]
+    Use,
+    /// They are; a file that was made from something else is replaced.
+    Rebuild,
+    /// They are encoded at each visit.
+    Off,
 }
 
 impl Default for DataConfig {
@@ -56,6 +71,7 @@ impl Default for DataConfig {
             workers: 2,
             cache_mib: 1024,
             strict: false,
+            latent_cache: LatentCaching::Use,
         }
     }
 }
@@ -129,10 +145,17 @@ impl DataConfig {
     /// Scans [`DataConfig::path`] and splits it: see [`DataConfig::datasets`].
     ///
     /// # Errors
-    /// Those of [`ImageFolder::scan`], and when there is no path.
+    /// Those of [`ImageFolder::scan`], when there is no path, and when a tar file is damaged under
+    /// [`DataConfig::strict`].
     pub fn open(&self, seed: u64) -> Result<(ImageDataset, ImageDataset), DataError> {
         let path = self.path.as_ref().ok_or(DataError::NoFolder)?;
-        Ok(self.datasets(ImageFolder::scan(path)?, seed))
+        let folder = ImageFolder::scan(path)?;
+        if let (true, Some(damage)) = (self.strict, folder.damage().first()) {
+            return Err(DataError::Strict {
+                source: Box::new(damage.clone().into()),
+            });
+        }
+        Ok(self.datasets(folder, seed))
     }
 }
 

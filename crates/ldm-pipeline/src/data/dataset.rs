@@ -6,10 +6,11 @@ use std::sync::{
 };
 
 use super::{
-    decode::{Picture, decode},
+    decode::{Picture, decode_from},
     error::DataError,
     folder::{ImageEntry, ImageFolder},
     preprocess::Preprocess,
+    shards::ShardDamage,
 };
 
 /// One item of a [`Dataset`].
@@ -87,6 +88,24 @@ impl ImageDataset {
         self.folder.entries()
     }
 
+    /// The parts of tar files that can't be used.
+    pub fn damage(&self) -> &[ShardDamage] {
+        self.folder.damage()
+    }
+
+    /// An error if nothing is left of the data, see [`ImageFolder::is_gone`].
+    ///
+    /// # Errors
+    /// [`DataError::Vanished`].
+    pub fn check_present(&self) -> Result<(), DataError> {
+        match self.folder.is_gone() {
+            true => Err(DataError::Vanished {
+                path: self.folder.root().to_owned(),
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// What is done to each image.
     pub fn preprocess(&self) -> &Preprocess {
         &self.preprocess
@@ -98,8 +117,19 @@ impl ImageDataset {
             max_pixels,
             ..
         } = self.preprocess;
-        let picture = decode(&self.entries()[index].path, background, max_pixels)?;
-        Ok(self.preprocess.prepare(&picture))
+        let entry = &self.entries()[index];
+        let location = entry.location();
+        let picture = (entry.source.open())
+            .map_err(|source| DataError::Read {
+                path: location.clone(),
+                source,
+            })
+            .and_then(|bytes| decode_from(bytes, &location, background, max_pixels));
+        match picture {
+            Ok(picture) => Ok(self.preprocess.prepare(&picture)),
+            Err(error @ DataError::Read { .. }) => self.check_present().and(Err(error)),
+            Err(error) => Err(error),
+        }
     }
 
     fn take_budget(&self, bytes: usize) -> bool {
@@ -174,11 +204,11 @@ mod tests {
         let before: Vec<Sample> = (0..3).map(|index| dataset.get(index, 0).unwrap()).collect();
         assert_eq!(dataset.budget.load(Ordering::Relaxed), 1);
         for entry in dataset.entries() {
-            std::fs::remove_file(&entry.path).unwrap();
+            std::fs::remove_file(entry.source.file()).unwrap();
         }
         assert_eq!(dataset.get(0, 0).unwrap(), before[0]);
         assert_eq!(dataset.get(1, 0).unwrap(), before[1]);
-        assert!(matches!(dataset.get(2, 0), Err(DataError::Read { .. })));
+        assert!(matches!(dataset.get(2, 0), Err(DataError::Vanished { .. })));
     }
 
     #[test]

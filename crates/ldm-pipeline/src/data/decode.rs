@@ -65,7 +65,21 @@ impl Picture {
 /// When the file can't be read, isn't an image, is damaged or truncated, or declares more than `max_pixels` pixels;
 /// each names the file.
 pub fn decode(path: &Path, background: [u8; 3], max_pixels: u64) -> Result<Picture, DataError> {
-    let (bytes, format) = read(path, max_pixels)?;
+    let file = File::open(path).map_err(|source| DataError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    decode_from(file, path, background, max_pixels)
+}
+
+/// [`decode`] of bytes that are called `path` in errors.
+pub(super) fn decode_from(
+    input: impl Read,
+    path: &Path,
+    background: [u8; 3],
+    max_pixels: u64,
+) -> Result<Picture, DataError> {
+    let (bytes, format) = read(input, path, max_pixels)?;
     let damaged = |reason: String| DataError::Damaged {
         path: path.to_owned(),
         reason,
@@ -95,15 +109,18 @@ pub fn decode(path: &Path, background: [u8; 3], max_pixels: u64) -> Result<Pictu
     }
 }
 
-/// The file's content and what it is, without reading much of a file that is no image.
-fn read(path: &Path, max_pixels: u64) -> Result<(Vec<u8>, ImageFormat), DataError> {
+/// All bytes and what they are, without reading much of what is no image.
+fn read(
+    mut input: impl Read,
+    path: &Path,
+    max_pixels: u64,
+) -> Result<(Vec<u8>, ImageFormat), DataError> {
     let read_error = |source| DataError::Read {
         path: path.to_owned(),
         source,
     };
-    let mut file = File::open(path).map_err(read_error)?;
     let mut bytes = Vec::new();
-    file.by_ref()
+    (input.by_ref())
         .take(16)
         .read_to_end(&mut bytes)
         .map_err(read_error)?;
@@ -116,7 +133,7 @@ fn read(path: &Path, max_pixels: u64) -> Result<(Vec<u8>, ImageFormat), DataErro
     let most = max_pixels
         .saturating_mul(BYTES_PER_PIXEL)
         .saturating_add(OVERHEAD);
-    file.take(most)
+    (input.take(most))
         .read_to_end(&mut bytes)
         .map_err(read_error)?;
     Ok((bytes, format))
@@ -369,34 +386,5 @@ mod tests {
         let grey = GrayImage::from_pixel(1, 1, Luma([7]));
         let image = decoded(&encoded(grey, ImageFormat::Png)).unwrap();
         assert_eq!(rgb8(image).get_pixel(0, 0), &Rgb([7; 3]));
-    }
-
-    #[test]
-    fn exif_orientation_is_applied() {
-        // An EXIF block of one tag, orientation 6: turn clockwise to view.
-        let exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
-        let mut bytes = encoded(photo(40, 30), ImageFormat::Jpeg);
-        let mut segment = vec![0xFF, 0xE1];
-        segment.extend((exif.len() as u16 + 2).to_be_bytes());
-        segment.extend(exif);
-        bytes.splice(2..2, segment);
-        let image = decoded(&bytes).unwrap();
-        assert_eq!(image.dimensions(), (30, 40));
-    }
-
-    #[test]
-    fn the_first_frame_stands_for_an_animation() {
-        let mut bytes = Vec::new();
-        let mut encoder = image::codecs::gif::GifEncoder::new(&mut bytes);
-        for color in [[200, 0, 0, 255], [0, 200, 0, 255]] {
-            encoder
-                .encode_frame(image::Frame::new(RgbaImage::from_pixel(4, 4, Rgba(color))))
-                .unwrap();
-        }
-        drop(encoder);
-        assert_eq!(
-            rgb8(decoded(&bytes).unwrap()).get_pixel(0, 0),
-            &Rgb([200, 0, 0])
-        );
     }
 }

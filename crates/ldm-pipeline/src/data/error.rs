@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use super::shards::ShardDamage;
 use crate::atomic::WriteError;
 
 /// A problem with a data set. The message says what and where; [`DataError::help`] what to do.
@@ -26,6 +27,31 @@ pub enum DataError {
     #[error("no images in {} or its subfolders", path.display())]
     EmptyFolder {
         /// The folder asked for.
+        path: PathBuf,
+    },
+    /// The data folder has images in files of their own and in tar files.
+    #[error("{} has both images ({image}) and tar files ({shard})", path.display())]
+    ImagesAndShards {
+        /// The folder asked for.
+        path: PathBuf,
+        /// One of the images.
+        image: String,
+        /// One of the tar files.
+        shard: String,
+    },
+    /// A tar file that can't be read at any place.
+    #[error("the shard {} is compressed", path.display())]
+    CompressedShard {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A part of a tar file can't be used.
+    #[error(transparent)]
+    Shard(#[from] ShardDamage),
+    /// The data were there, and aren't any more.
+    #[error("the data in {} are gone", path.display())]
+    Vanished {
+        /// The data folder.
         path: PathBuf,
     },
     /// A file or folder can't be read.
@@ -123,11 +149,23 @@ impl DataError {
     pub fn help(&self) -> &'static str {
         match self {
             Self::NoFolder | Self::MissingFolder { .. } => {
-                "give a folder of images with --data, or make one to try with `ldm data twemoji --out DIR`"
+                "give a folder of images or tar files with --data, or make one to try with `ldm data twemoji --out DIR`"
             }
             Self::NotAFolder { .. } => "give the folder that holds the file",
             Self::EmptyFolder { .. } => {
                 "put PNG, JPEG, WebP, GIF, BMP or TIFF files there, or give another folder with --data"
+            }
+            Self::ImagesAndShards { .. } => {
+                "move the ones or the others elsewhere, and give the folder to train on with --data"
+            }
+            Self::CompressedShard { .. } => {
+                "samples are read at any place of a shard, so unpack it to a plain .tar first; the images in it are compressed anyway"
+            }
+            Self::Shard(_) => {
+                "copy or make the shard anew; without `strict` the rest of it is used"
+            }
+            Self::Vanished { .. } => {
+                "bring the folder back, such as by mounting its disk, and go on with --resume"
             }
             Self::Read { .. } => "check the path and its permissions",
             Self::Metadata { .. } => {

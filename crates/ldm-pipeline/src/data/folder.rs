@@ -9,39 +9,68 @@ use std::{
 use super::{
     captions::{non_empty, read_metadata},
     error::DataError,
+    shards::{Scanned, ShardDamage, scan_shards},
+    source::ImageSource,
 };
 
 /// File name extensions that count as images, in lower case.
 const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"];
 
-/// The images of a folder and its subfolders, in the order of their names.
+/// Ends of the names of compressed tar files.
+const COMPRESSED: [&str; 5] = [".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2"];
+
+/// Files that are looked for before a data set counts as gone.
+const PROBES: usize = 32;
+
+/// Whether files with this extension, in lower case, count as images.
+pub(super) fn is_image_extension(extension: &str) -> bool {
+    EXTENSIONS.contains(&extension)
+}
+
+/// The images of a folder and its subfolders, or those in tar files there, in the order of their names.
 ///
 /// Captions come from `metadata.jsonl` in the folder itself (`{"file_name": "a/b.png", "text": "..."}`, one object
 /// a line; an image that several lines name is several samples), for images that it doesn't name from `b.txt`
 /// beside `b.png`, else there is none. Hidden files and folders are passed over.
+///
+/// In tar files, members that share their name up to the first dot are one sample (the layout of webdataset): `key.jpg`
+/// or another image, its caption in `key.txt` or as `text` or `caption` of `key.json`, its class in `key.cls`.
 #[derive(Clone, Debug)]
 pub struct ImageFolder {
     root: PathBuf,
     entries: Vec<ImageEntry>,
+    damage: Vec<ShardDamage>,
 }
 
 /// One image of an [`ImageFolder`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageEntry {
-    /// Where the file is.
-    pub path: PathBuf,
-    /// Its path relative to the data folder, with `/` between the parts on every platform.
+    /// Where its bytes are.
+    pub source: ImageSource,
+    /// Its path relative to the data folder, or its name in the tar file, with `/` between the parts on every platform.
     pub name: String,
     /// Its caption, never empty.
     pub caption: Option<String>,
+    /// Its class by number or name, where the sample itself says it.
+    pub class: Option<String>,
+}
+
+impl ImageEntry {
+    /// What to call it in messages: its path, or that of the tar file with its name in there.
+    pub fn location(&self) -> PathBuf {
+        match &self.source {
+            ImageSource::File(path) => path.clone(),
+            ImageSource::Member { shard, .. } => shard.join(&self.name),
+        }
+    }
 }
 
 impl ImageFolder {
-    /// Lists the images in `root` and reads their captions; no image is opened.
+    /// Lists the images in `root`, a folder or a tar file, and reads their captions; no image is opened.
     ///
     /// # Errors
-    /// When the folder is missing, can't be read or holds no image, and when `metadata.jsonl` has a line that can't
-    /// be understood or names a file that isn't there.
+    /// When the folder is missing, can't be read, holds no image or images beside tar files, and when `metadata.jsonl`
+    /// has a line that can't be understood or names a file that isn't there.
     pub fn scan(root: impl AsRef<Path>) -> Result<Self, DataError> {
         let root = root.as_ref();
         if !root.exists() {
@@ -49,17 +78,37 @@ impl ImageFolder {
                 path: root.to_owned(),
             });
         }
+        if root.is_file() && has_extension(root, "tar") {
+            return Self::of_shards(root, &[root.to_owned()]);
+        }
         if !root.is_dir() {
-            return Err(DataError::NotAFolder {
-                path: root.to_owned(),
+            return Err(match is_compressed(&root.to_string_lossy()) {
+                true => DataError::CompressedShard { path: root.into() },
+                false => DataError::NotAFolder { path: root.into() },
             });
         }
         let mut found = Found::default();
         found.walk(root, "")?;
-        if found.images.is_empty() {
-            return Err(DataError::EmptyFolder {
-                path: root.to_owned(),
-            });
+        match (found.images.first(), found.shards.first()) {
+            (Some(image), Some(shard)) => {
+                return Err(DataError::ImagesAndShards {
+                    path: root.to_owned(),
+                    image: image.clone(),
+                    shard: shard.clone(),
+                });
+            }
+            (None, Some(_)) => {
+                let shards: Vec<PathBuf> =
+                    found.shards.iter().map(|name| root.join(name)).collect();
+                return Self::of_shards(root, &shards);
+            }
+            (None, None) => {
+                return Err(match found.compressed {
+                    Some(path) => DataError::CompressedShard { path },
+                    None => DataError::EmptyFolder { path: root.into() },
+                });
+            }
+            (Some(_), None) => {}
         }
         let metadata = root.join("metadata.jsonl");
         let mut captions = if metadata.exists() {
@@ -76,14 +125,34 @@ impl ImageFolder {
                 None => vec![found.text_beside(root, name)?],
             };
             entries.extend(captions.into_iter().map(|caption| ImageEntry {
-                path: path.clone(),
+                source: ImageSource::File(path.clone()),
                 name: name.clone(),
                 caption,
+                class: None,
             }));
         }
         Ok(Self {
             root: root.to_owned(),
             entries,
+            damage: Vec::new(),
+        })
+    }
+
+    fn of_shards(root: &Path, shards: &[PathBuf]) -> Result<Self, DataError> {
+        let Scanned {
+            entries,
+            mut damage,
+        } = scan_shards(shards)?;
+        if entries.is_empty() {
+            return Err(match damage.is_empty() {
+                true => DataError::EmptyFolder { path: root.into() },
+                false => damage.remove(0).into(),
+            });
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            entries,
+            damage,
         })
     }
 
@@ -95,6 +164,19 @@ impl ImageFolder {
     /// The images, sorted by name.
     pub fn entries(&self) -> &[ImageEntry] {
         &self.entries
+    }
+
+    /// The parts of tar files that can't be used.
+    pub fn damage(&self) -> &[ShardDamage] {
+        &self.damage
+    }
+
+    /// Whether nothing is left of the data: the folder isn't there any more, or none of some files all over it, as where
+    /// a disk is no longer mounted.
+    pub fn is_gone(&self) -> bool {
+        let stride = self.entries.len().div_ceil(PROBES).max(1);
+        let mut probes = self.entries.iter().step_by(stride);
+        !self.root.exists() || !probes.any(|entry| entry.source.file().exists())
     }
 
     /// How many samples have a caption.
@@ -111,7 +193,8 @@ impl ImageFolder {
         self
     }
 
-    /// Splits into (training, validation), with about `fraction` of the images in the second part.
+    /// Splits into (training, validation), with about `fraction` of the images in the second part. What is known of
+    /// damage goes with the first.
     ///
     /// A hash of its name decides for each image, so that it stays on its side when others come or go. Where that
     /// would leave one of the parts empty though `fraction` is between 0 and 1, the image nearest to the border
@@ -152,13 +235,24 @@ impl ImageFolder {
             Self {
                 root: root.clone(),
                 entries: training,
+                damage: self.damage,
             },
             Self {
                 root,
                 entries: validation,
+                damage: Vec::new(),
             },
         )
     }
+}
+
+fn has_extension(path: &Path, expected: &str) -> bool {
+    (path.extension()).is_some_and(|extension| extension.eq_ignore_ascii_case(expected))
+}
+
+fn is_compressed(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    COMPRESSED.iter().any(|end| name.ends_with(end))
 }
 
 /// 64-bit FNV-1a, then the finaliser of SplitMix64, without which similar names would share their high bits.
@@ -176,6 +270,9 @@ fn name_hash(name: &str) -> u64 {
 struct Found {
     images: BTreeSet<String>,
     texts: HashSet<String>,
+    shards: BTreeSet<String>,
+    /// One of the compressed tar files.
+    compressed: Option<PathBuf>,
     /// Folders seen, links resolved, so that a link to a parent can't go round for ever.
     visited: HashSet<PathBuf>,
 }
@@ -216,9 +313,13 @@ impl Found {
                 .and_then(|extension| extension.to_str())
                 .map(str::to_ascii_lowercase)
             {
-                Some(extension) if EXTENSIONS.contains(&extension.as_str()) => {
+                Some(extension) if is_image_extension(&extension) => {
                     self.images.insert(name);
                 }
+                Some(extension) if extension == "tar" => {
+                    self.shards.insert(name);
+                }
+                _ if is_compressed(file_name) => self.compressed = Some(path),
                 Some(extension) if extension == "txt" => {
                     self.texts.insert(name);
                 }
@@ -303,7 +404,7 @@ mod tests {
             ]
         );
         assert_eq!(folder.captioned(), 3);
-        assert!(folder.entries().iter().all(|entry| entry.path.is_file()));
+        assert!((folder.entries().iter()).all(|entry| entry.source.file().is_file()));
     }
 
     #[test]
@@ -357,6 +458,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn shards_stand_alone_and_uncompressed() {
+        let dir = folder(&[("a.png", ""), ("sub/b.tar", "")]);
+        let error = error_of(&dir);
+        assert!(
+            error.contains("a.png") && error.contains("sub/b.tar"),
+            "{error}"
+        );
+
+        let dir = folder(&[("sub/b.tar.gz", "")]);
+        assert!(error_of(&dir).contains("b.tar.gz is compressed"));
+        let file = ImageFolder::scan(dir.path().join("sub/b.tar.gz")).unwrap_err();
+        assert!(file.to_string().contains("is compressed"), "{file}");
+
+        let dir = folder(&[("b.tar", "")]);
+        assert!(
+            error_of(&dir).contains("b.tar is damaged at byte 0"),
+            "{}",
+            error_of(&dir)
+        );
+    }
+
     #[cfg(unix)]
     #[test]
     fn linked_folders_are_followed_once() {
@@ -373,11 +496,13 @@ mod tests {
             entries: names
                 .iter()
                 .map(|name| ImageEntry {
-                    path: name.into(),
+                    source: ImageSource::File(name.into()),
                     name: name.clone(),
                     caption: None,
+                    class: None,
                 })
                 .collect(),
+            damage: Vec::new(),
         };
         let (training, validation) = of(&names).split(0.1);
         assert_eq!(training.entries.len() + validation.entries.len(), 1000);

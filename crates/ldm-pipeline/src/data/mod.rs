@@ -4,29 +4,37 @@
 //! ImageFolder -- names, captions --> ImageDataset -- samples [C, H, W] --> Loader -- batches [N, C, H, W] --> training
 //! ```
 //!
-//! [`ImageFolder`] knows which images there are, [`Preprocess`] what is done to each, [`ImageDataset`] puts both
+//! [`ImageFolder`] knows which images there are, as files or in tar files, [`Preprocess`] what is done to each, [`ImageDataset`] puts both
 //! together behind the [`Dataset`] trait, and [`Loader`] prepares batches ahead in worker threads. Batch k of a run
 //! is a pure function of the seed and k, whatever the number of threads. [`twemoji`] is a captioned data set that
 //! is part of the program.
 
 mod captions;
 mod config;
+#[cfg(test)]
+mod damage_tests;
 mod dataset;
 mod decode;
 mod error;
 mod folder;
+#[cfg(test)]
+mod format_tests;
 mod loader;
 mod preprocess;
+mod shards;
+mod source;
 #[cfg(test)]
 mod test_images;
 pub mod twemoji;
 mod worker;
 
-pub use config::DataConfig;
+pub use config::{DataConfig, LatentCaching};
 pub use dataset::{Dataset, ImageDataset, Sample};
 pub use decode::{DEFAULT_MAX_PIXELS, Picture, Rgb16Image, decode};
 pub use error::DataError;
 pub use folder::{ImageEntry, ImageFolder};
 pub use loader::{Batch, Loader, LoaderConfig};
 pub use preprocess::{Crop, Fit, Preprocess};
+pub use shards::ShardDamage;
+pub use source::ImageSource;
 pub use worker::SkippedSample;

@@ -23,3 +23,15 @@ pub(super) fn write_greys(folder: &Path, count: u8) {
             .unwrap();
     }
 }
+
+/// Writes a tar file with GNU long names where they are needed.
+pub(super) fn write_tar(path: &Path, members: &[(&str, &[u8])]) {
+    let mut tar = tar::Builder::new(std::fs::File::create(path).unwrap());
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, *bytes).unwrap();
+    }
+    tar.finish().unwrap();
+}

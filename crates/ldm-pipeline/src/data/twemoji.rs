@@ -313,7 +313,12 @@ mod tests {
                 .unwrap()
                 .contains("CC-BY 4.0")
         );
-        let picture = decode(&folder.entries()[0].path, [255; 3], DEFAULT_MAX_PIXELS).unwrap();
+        let picture = decode(
+            folder.entries()[0].source.file(),
+            [255; 3],
+            DEFAULT_MAX_PIXELS,
+        )
+        .unwrap();
         assert_eq!(picture.dimensions(), (72, 72));
         let Picture::Rgb8(pixels) = picture else {
             panic!("Twemoji has 8 bits")

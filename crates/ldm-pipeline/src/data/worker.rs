@@ -82,6 +82,8 @@ impl Worker {
             let index = self.order(epoch)[(offset + step) % count];
             let error = match self.dataset.get(index, epoch) {
                 Ok(sample) => return Ok(sample),
+                // Else all samples would be named as damaged, one after the other.
+                Err(error @ DataError::Vanished { .. }) => return Err(error),
                 Err(error) if self.config.strict => {
                     return Err(DataError::Strict {
                         source: Box::new(error),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::{
     module::Module,
-    tensor::{Device, Tensor},
+    tensor::{Bool, Device, Int, Tensor},
 };
 use ldm_diffusion::conditioning::{
     ClassEmbedder, ClassEmbedderConfig, SpatialRescaler, SpatialRescalerConfig,
@@ -179,9 +179,17 @@ impl Conditioner {
         device: &Device,
     ) -> Tensor<3> {
         let (ids, mask) = tokenizer.encode_batch_masked(texts, length, device);
+        self.encode_ids(ids, masked.then_some(mask))
+    }
+
+    /// The context of tokens `[N, S]`, `[N, S, D]`, with the padding hidden from a BERT by `mask`.
+    ///
+    /// # Panics
+    /// If this is no text encoder.
+    pub fn encode_ids(&self, ids: Tensor<2, Int>, mask: Option<Tensor<2, Bool>>) -> Tensor<3> {
         match self {
             Self::LdmBert(bert) => bert.forward(ids),
-            Self::Bert(bert) => bert.forward(ids, masked.then_some(mask)),
+            Self::Bert(bert) => bert.forward(ids, mask),
             _ => panic!("no text encoder"),
         }
     }

@@ -8,10 +8,10 @@ use std::{
 use burn::tensor::{Device, Tensor};
 use ldm_text::Tokenizer;
 
-use super::latents::LatentBatch;
+use super::{latents::LatentBatch, tokens::CaptionTokens};
 use crate::{
     config::{ClassConfig, RunConfig, Stage2Config, TextConfig},
-    data::{Crop, DataError, Dataset, Fit, ImageDataset},
+    data::{Crop, DataError, Dataset, Fit, ImageDataset, ImageEntry},
     error::Error,
     generate::{Condition, LabelMap, class_tensor},
     model::Conditioner,
@@ -32,6 +32,7 @@ enum Kind {
     Nothing,
     Text {
         tokenizer: Tokenizer,
+        tokens: CaptionTokens,
         config: TextConfig,
     },
     Class {
@@ -71,8 +72,12 @@ impl Conditions {
                     config.data.path.clone().unwrap_or_default(),
                 ));
             }
+            let tokenizer = Tokenizer::bert();
+            let captions =
+                (set.entries().iter()).map(|entry| entry.caption.as_deref().unwrap_or_default());
             Kind::Text {
-                tokenizer: Tokenizer::bert(),
+                tokens: CaptionTokens::new(&tokenizer, captions, text.bert.max_position_embeddings),
+                tokenizer,
                 config: text.clone(),
             }
         } else if let Some(class) = &stage2.class {
@@ -131,16 +136,26 @@ impl Conditions {
             channels: None,
         };
         match (&self.kind, conditioner) {
-            (Kind::Text { tokenizer, config }, Some(bert)) => {
-                let mut captions = batch.captions.clone();
-                for (item, caption) in captions.iter_mut().enumerate() {
-                    if self.drops(config.dropout, drawn, item) {
-                        caption.clear();
-                    }
-                }
+            (
+                Kind::Text {
+                    tokenizer,
+                    tokens,
+                    config,
+                },
+                Some(bert),
+            ) => {
+                let rows: Vec<&[u32]> = (batch.indices.iter().enumerate())
+                    .map(|(item, &image)| {
+                        if self.drops(config.dropout, drawn, item) {
+                            tokens.empty()
+                        } else {
+                            tokens.of(image)
+                        }
+                    })
+                    .collect();
                 let length = config.bert.max_position_embeddings;
-                conditioned.context =
-                    Some(bert.encode_text(tokenizer, &captions, length, false, device));
+                let (ids, _) = tokenizer.pad_batch(&rows, length, device);
+                conditioned.context = Some(bert.encode_ids(ids, None));
             }
             (Kind::Class { classes, config }, Some(Conditioner::Class(embedder))) => {
                 let unconditional = config.embedder().unconditional_class();
@@ -196,7 +211,7 @@ impl Conditions {
                 Ok(match &self.kind {
                     Kind::Class { classes, .. } => (
                         Condition::Class(classes[image]),
-                        class_name(&entry.name).unwrap_or_default().to_owned(),
+                        class_name(entry).unwrap_or_default().to_owned(),
                     ),
                     Kind::Semantic { .. } => (
                         Condition::Labels(self.label_map(image)?),
@@ -246,12 +261,14 @@ impl Conditions {
     }
 }
 
-/// The folder that an image lies in.
-fn class_name(name: &str) -> Option<&str> {
-    name.split_once('/').map(|(class, _)| class)
+/// The class of an image: what its sample says, or the folder that it lies in.
+fn class_name(entry: &ImageEntry) -> Option<&str> {
+    let folder = || entry.name.split_once('/').map(|(folder, _)| folder);
+    entry.class.as_deref().or_else(folder)
 }
 
-/// The class of each image: the number of its folder among all, by name.
+/// The class of each image: the number that its sample gives, if all give one, or the number of its folder or class among
+/// all, by name.
 fn classes(
     config: &RunConfig,
     class: &ClassConfig,
@@ -259,12 +276,22 @@ fn classes(
     held_out: &ImageDataset,
 ) -> Result<Vec<usize>, Error> {
     // All images decide on the numbers, not those that happen to be for training.
-    let names: BTreeSet<&str> = (set.entries().iter().chain(held_out.entries()))
-        .filter_map(|entry| class_name(&entry.name))
-        .collect();
+    let all = || set.entries().iter().chain(held_out.entries());
+    let given = |entry: &ImageEntry| entry.class.as_ref()?.parse::<usize>().ok();
     let known = class.n_classes - 1;
+    let root = config.data.path.as_ref().ok_or(DataError::NoFolder)?;
+    if all().all(|entry| given(entry).is_some()) {
+        if let Some(entry) = all().find(|entry| given(entry) >= Some(known)) {
+            return Err(Error::Request(format!(
+                "{} is of class {}, but `stage2.class.n_classes` has room for {known} from 0 on, beside the last, which is none",
+                entry.location().display(),
+                given(entry).unwrap_or_default()
+            )));
+        }
+        return Ok(set.entries().iter().filter_map(given).collect());
+    }
+    let names: BTreeSet<&str> = all().filter_map(class_name).collect();
     if names.len() > known {
-        let root = config.data.path.as_ref().ok_or(DataError::NoFolder)?;
         return Err(Error::Request(format!(
             "{} has {} folders of classes, but `stage2.class.n_classes` has room for {known} beside the last, which is none",
             root.display(),
@@ -274,12 +301,12 @@ fn classes(
     let numbers: BTreeMap<&str, usize> = names.into_iter().zip(0..).collect();
     (set.entries().iter())
         .map(|entry| {
-            class_name(&entry.name)
+            class_name(entry)
                 .and_then(|class| numbers.get(class).copied())
                 .ok_or_else(|| {
                     Error::Request(format!(
                         "{} is in no folder of a class: a class-conditional model needs one folder per class",
-                        entry.path.display()
+                        entry.location().display()
                     ))
                 })
         })
@@ -295,7 +322,7 @@ fn masks(folder: &Path, set: &ImageDataset) -> Result<Vec<PathBuf>, Error> {
                 true => Ok(path),
                 false => Err(Error::Request(format!(
                     "{} has no semantic mask: {} is missing",
-                    entry.path.display(),
+                    entry.location().display(),
                     path.display()
                 ))),
             }

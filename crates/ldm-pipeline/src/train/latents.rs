@@ -1,35 +1,29 @@
 //! The latents that stage 2 trains on: encoded once and kept, or encoded batch by batch.
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use burn::tensor::Device;
 use ldm_autoencoder::DiagonalGaussian;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::{
-    Observer,
-    images::{load_images, report_skipped, to_tensor},
-    run_loop::at_work,
+    Event, Observer,
+    images::{load_present, report_skipped, to_tensor},
+    latent_cache::{CacheKey, CacheShape, LatentCache, write_header, write_rows},
+    run_loop::{at_work, with_causes},
 };
 use crate::{
-    atomic::{self, WriteError},
+    atomic,
     config::{RunConfig, Stage2Config},
-    data::{Crop, DataError, Dataset, ImageDataset, Loader, LoaderConfig, Sample},
+    data::{Crop, DataError, Dataset, ImageDataset, LatentCaching, Loader, LoaderConfig, Sample},
     error::Error,
     model::FirstStage,
     rng::{Stream, rng, uniform},
 };
 
-/// Names in the cache file.
-const MOMENTS: &str = "moments";
-const KEY: &str = "key";
-
-/// Posteriors and captions of a micro-batch.
+/// Posteriors of a micro-batch.
 pub(super) struct LatentBatch {
     /// Over `[N, c, h, w]`.
     pub(super) posterior: DiagonalGaussian,
-    /// One caption per item, empty where there is none.
-    pub(super) captions: Vec<String>,
     /// The items' numbers in the data set.
     pub(super) indices: Vec<usize>,
 }
@@ -55,8 +49,8 @@ pub(super) struct Frozen<'a> {
 impl LatentSource {
     /// Latents of a training set; `None` if the observer stopped the encoding.
     ///
-    /// All are encoded once and kept in memory and in `file`, unless crops are random. A file made by another autoencoder, or
-    /// from other images, is replaced.
+    /// All are encoded once and kept in `file`, unless the configuration says otherwise or crops are random. A file that doesn't
+    /// fit is an error or replaced, as configured. Without room for it, images are encoded at each visit.
     pub(super) fn open(
         config: &RunConfig,
         stage2: &Stage2Config,
@@ -72,37 +66,42 @@ impl LatentSource {
             start_batch: 0,
             strict: config.data.strict,
         };
-        if config.data.crop == Crop::Random {
-            return Ok(Some(Self {
-                loader: None,
-                dataset: set,
-                config: loader_config,
-                first_stage: Some(frozen.first_stage.clone()),
-            }));
-        }
-        let key = cache_key(config, &set, &frozen.key);
-        let moments = match read_cache(file, &key) {
-            Some(moments) => moments,
-            None => {
-                let batch = stage2.training.batch_size;
-                let Some(moments) = encode_all(config, &set, frozen, batch, observer)? else {
-                    return Ok(None);
-                };
-                write_cache(file, &moments, &key)?;
-                moments
+        let cached =
+            config.data.latent_cache != LatentCaching::Off && config.data.crop != Crop::Random;
+        let cache = if cached {
+            match open_or_fill(config, &set, frozen, loader_config.batch, file, observer) {
+                Ok(cache) => Some(cache),
+                Err(Unfilled::Stopped) => return Ok(None),
+                Err(Unfilled::Failed(error)) => return Err(error),
+                Err(Unfilled::NotWritten(error)) => {
+                    let text = format!(
+                        "no latents are cached: {}; each image is encoded at each visit",
+                        with_causes(&error)
+                    );
+                    let _ = observer(Event::Warning(&text));
+                    None
+                }
             }
+        } else {
+            None
         };
-        let latents = CachedLatents {
-            moments,
-            images: set,
-            flip: config.data.flip,
-            seed: config.seed,
+        let (dataset, first_stage): (Arc<dyn Dataset>, _) = match cache {
+            Some(cache) => {
+                let latents = CachedLatents {
+                    cache,
+                    images: set,
+                    flip: config.data.flip,
+                    seed: config.seed,
+                };
+                (Arc::new(latents), None)
+            }
+            None => (set, Some(frozen.first_stage.clone())),
         };
         Ok(Some(Self {
             loader: None,
-            dataset: Arc::new(latents),
+            dataset,
             config: loader_config,
-            first_stage: None,
+            first_stage,
         }))
     }
 
@@ -113,6 +112,11 @@ impl LatentSource {
         self.config.start_batch = number;
         self.loader = Some(Loader::start(self.dataset.clone(), self.config.clone())?);
         Ok(())
+    }
+
+    /// How long [`LatentSource::next`] has waited since the last [`seek`](Self::seek).
+    pub(super) fn waited(&self) -> Duration {
+        self.loader.as_ref().map_or(Duration::ZERO, Loader::waited)
     }
 
     /// The next micro-batch.
@@ -130,27 +134,23 @@ impl LatentSource {
                 Some(first_stage) => first_stage.encode(values),
                 None => DiagonalGaussian::from_moments(values),
             },
-            captions: batch.captions,
             indices: batch.indices,
         })
     }
 }
 
-/// Moments of every image, and of its mirror image if the run mirrors.
-struct Moments {
-    /// `[rows, 2c, h, w]`, row-major; of N images, row `i` is image `i` and row `N + i` its mirror image. NaN where the image
-    /// can't be read.
-    values: Vec<f32>,
-    /// `[2c, h, w]`
-    shape: [usize; 3],
-}
-
-/// Moments as a data set, whose "images" have twice the latent's channels.
+/// Cached moments as a data set, whose "images" have twice the latent's channels.
 struct CachedLatents {
-    moments: Moments,
+    /// Row `V * i + v` has variant v of the V of image i: 0 the image, 1 its mirror image.
+    cache: LatentCache,
     images: Arc<ImageDataset>,
     flip: f64,
     seed: u64,
+}
+
+/// Rows per image.
+fn variants(flip: f64) -> usize {
+    if flip > 0.0 { 2 } else { 1 }
 }
 
 impl Dataset for CachedLatents {
@@ -159,52 +159,108 @@ impl Dataset for CachedLatents {
     }
 
     fn shape(&self) -> [usize; 3] {
-        self.moments.shape
+        self.cache.row_shape()
     }
 
     fn get(&self, index: usize, epoch: u64) -> Result<Sample, DataError> {
         let mirrored = self.flip > 0.0
             && uniform(&mut rng(self.seed, Stream::Flip, epoch, index as u64)) < self.flip;
-        let row = if mirrored { self.len() + index } else { index };
-        let size: usize = self.moments.shape.iter().product();
-        let moments = &self.moments.values[row * size..(row + 1) * size];
+        let moments = (self.cache).row(variants(self.flip) * index + usize::from(mirrored));
         let entry = &self.images.entries()[index];
         if moments[0].is_nan() {
-            // Trying again gives the reason.
-            self.images.get(index, epoch)?;
-            return Err(DataError::Damaged {
-                path: entry.path.clone(),
-                reason: "it could not be read when its latent was cached".into(),
-            });
+            // Trying again gives the reason. That by now all images are gone is none: the others' latents are here.
+            return match self.images.get(index, epoch) {
+                Err(error) if !matches!(error, DataError::Vanished { .. }) => Err(error),
+                _ => Err(DataError::Damaged {
+                    path: entry.location(),
+                    reason: "it could not be read when its latent was cached".into(),
+                }),
+            };
         }
         Ok(Sample {
-            image: moments.to_vec(),
+            image: moments,
             caption: entry.caption.clone(),
             index,
         })
     }
 }
 
-/// Encodes every image, and its mirror image if the run mirrors; `None` if the observer stopped it.
-fn encode_all(
+/// Why there is no cache.
+enum Unfilled {
+    /// The observer stopped the encoding.
+    Stopped,
+    Failed(Error),
+    /// The disk may be full.
+    NotWritten(atomic::WriteError),
+}
+
+/// The cache in `file`, made first if there is none.
+fn open_or_fill(
     config: &RunConfig,
     set: &ImageDataset,
     frozen: &Frozen,
     batch: usize,
+    file: &Path,
     observer: &mut Observer,
-) -> Result<Option<Moments>, Error> {
+) -> Result<LatentCache, Unfilled> {
     let autoencoder = config.stage1.autoencoder();
     let side = config.data.resolution / autoencoder.factor();
-    let shape = [2 * autoencoder.latent_channels(), side, side];
-    let size: usize = shape.iter().product();
-    let variants = if config.data.flip > 0.0 { 2 } else { 1 };
-    let mut values = vec![f32::NAN; variants * set.len() * size];
+    let shape = CacheShape {
+        rows: variants(config.data.flip) * set.len(),
+        row: [2 * autoencoder.latent_channels(), side, side],
+    };
+    let key = CacheKey::new(config, set, &frozen.key);
+    if file.exists() {
+        match LatentCache::open(file, &key, shape) {
+            Err(Error::LatentCache { .. })
+                if config.data.latent_cache == LatentCaching::Rebuild => {}
+            result => return result.map_err(Unfilled::Failed),
+        }
+    }
+    // Whatever else than a failed write ends the encoding; the file is then not put in place.
+    let mut ended = None;
+    let written = atomic::write_file_with(file, |out| {
+        write_header(out, &key, shape)?;
+        encode_all(set, frozen, batch, shape, out, observer).or_else(|end| match end {
+            Ended::Write(error) => Err(error),
+            Ended::Other(reason) => {
+                ended = Some(reason);
+                Err(io::Error::other("the encoding ended early"))
+            }
+        })
+    });
+    match (written, ended) {
+        (_, Some(reason)) => Err(reason),
+        (Err(error), None) => Err(Unfilled::NotWritten(error)),
+        (Ok(()), None) => LatentCache::open(file, &key, shape).map_err(Unfilled::Failed),
+    }
+}
 
+/// Why an encoding ended early.
+enum Ended {
+    Write(io::Error),
+    Other(Unfilled),
+}
+
+/// Encodes every image, and its mirror image if the shape has room for it, into rows.
+fn encode_all(
+    set: &ImageDataset,
+    frozen: &Frozen,
+    batch: usize,
+    shape: CacheShape,
+    out: &mut dyn io::Write,
+    observer: &mut Observer,
+) -> Result<(), Ended> {
+    let size = shape.row_len();
+    let variants = shape.rows / set.len().max(1);
     let set = set.without_augmentation();
     let parts = set.len().div_ceil(batch);
     for part in 0..parts {
         let indices = part * batch..set.len().min((part + 1) * batch);
-        if let Some((images, read)) = load_images(&set, indices, frozen.device) {
+        let mut rows = vec![f32::NAN; variants * indices.len() * size];
+        let loaded = load_present(&set, indices.clone(), frozen.device)
+            .map_err(|error| Ended::Other(Unfilled::Failed(error.into())))?;
+        if let Some((images, read)) = loaded {
             for variant in 0..variants {
                 let images = if variant == 0 {
                     images.clone()
@@ -219,66 +275,15 @@ fn encode_all(
                     .convert::<f32>();
                 let moments = moments.as_slice::<f32>().expect("converted to f32");
                 for (&index, moments) in read.iter().zip(moments.chunks_exact(size)) {
-                    let row = variant * set.len() + index;
-                    values[row * size..(row + 1) * size].copy_from_slice(moments);
+                    let row = variants * (index - indices.start) + variant;
+                    rows[row * size..(row + 1) * size].copy_from_slice(moments);
                 }
             }
         }
+        write_rows(out, &rows).map_err(Ended::Write)?;
         if at_work(observer, "encoding images", part + 1, parts) {
-            return Ok(None);
+            return Err(Ended::Other(Unfilled::Stopped));
         }
     }
-    Ok(Some(Moments { values, shape }))
-}
-
-/// Identifies everything that the moments depend on.
-fn cache_key(config: &RunConfig, set: &ImageDataset, vae_key: &str) -> String {
-    let mut key = crc32c::crc32c(format!("{:?}", config.data.preprocess()).as_bytes());
-    for entry in set.entries() {
-        let metadata = entry.path.metadata().ok();
-        let facts = metadata.map(|file| (file.len(), file.modified().ok()));
-        key = crc32c::crc32c_append(key, format!("{}{facts:?}", entry.name).as_bytes());
-    }
-    format!("{vae_key}-{key:08x}")
-}
-
-/// The moments in `file`, if they were made under `key`. Whatever else is there will be overwritten.
-fn read_cache(file: &Path, expected_key: &str) -> Option<Moments> {
-    let bytes = std::fs::read(file).ok()?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
-    if header.metadata().as_ref()?.get(KEY)? != expected_key {
-        return None;
-    }
-    let tensors = SafeTensors::deserialize(&bytes).ok()?;
-    let tensor = tensors.tensor(MOMENTS).ok()?;
-    let &[_, c, h, w] = tensor.shape() else {
-        return None;
-    };
-    let floats = tensor.data().chunks_exact(4);
-    let values = floats
-        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-        .collect();
-    Some(Moments {
-        values,
-        shape: [c, h, w],
-    })
-}
-
-fn write_cache(file: &Path, moments: &Moments, key: &str) -> Result<(), Error> {
-    let [c, h, w] = moments.shape;
-    let bytes: Vec<u8> = moments
-        .values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect();
-    let shape = vec![moments.values.len() / (c * h * w), c, h, w];
-    let metadata = [(KEY.to_owned(), key.to_owned())].into();
-    let encoded = TensorView::new(Dtype::F32, shape, &bytes)
-        .and_then(|view| safetensors::serialize([(MOMENTS, view)], Some(metadata)))
-        .map_err(|error| WriteError {
-            action: "encode",
-            path: file.into(),
-            source: io::Error::other(error),
-        })?;
-    Ok(atomic::write_file(file, &encoded)?)
+    Ok(())
 }

@@ -8,6 +8,7 @@
 mod conditions;
 pub(crate) mod images;
 mod journal;
+mod latent_cache;
 mod latents;
 pub(crate) mod perceptual;
 mod persist;
@@ -16,7 +17,9 @@ mod run_loop;
 mod stage1;
 mod stage2;
 mod state;
+mod tokens;
 mod validation;
+mod waiting;
 
 use std::{fmt, ops::ControlFlow, path::Path};
 

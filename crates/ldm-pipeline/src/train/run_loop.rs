@@ -9,7 +9,10 @@ use std::{
 
 use image::RgbImage;
 
-use super::{Event, Observer, Outcome, Stage, StepReport, persist::persist, recorder::Recorder};
+use super::{
+    Event, Observer, Outcome, Stage, StepReport, persist::persist, recorder::Recorder,
+    waiting::WaitWatch,
+};
 use crate::{
     checkpoint::{Checkpoint, CheckpointWriter, Checkpoints, TrainState},
     config::{NonFiniteAction, RunConfig, TrainingConfig},
@@ -106,6 +109,7 @@ pub(super) struct RunLoop<'a> {
     overdue: Option<Instant>,
     /// Seconds of the last steps.
     recent: Vec<f64>,
+    waiting: WaitWatch,
 }
 
 impl<'a> RunLoop<'a> {
@@ -131,6 +135,7 @@ impl<'a> RunLoop<'a> {
             saved: start.step,
             overdue: None,
             recent: Vec::new(),
+            waiting: WaitWatch::default(),
         })
     }
 
@@ -163,6 +168,7 @@ impl<'a> RunLoop<'a> {
             let done = step + 1;
             let last = done == total;
             self.add_pace(&mut values, began.elapsed().as_secs_f64(), total - done);
+            self.waiting.step(&values, observer);
 
             let showing = last || done.is_multiple_of(self.training.sample_every);
             let saving = last || done.is_multiple_of(self.training.checkpoint_every);

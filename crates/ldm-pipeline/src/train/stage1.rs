@@ -1,7 +1,7 @@
 //! Stage 1: an autoencoder of either kind, against reconstruction, perceptual and adversarial losses and its regularisation
 //! (paper, section 3.1).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use burn::tensor::{Device, Tensor};
 use image::RgbImage;
@@ -11,7 +11,7 @@ use ldm_autoencoder::{
 
 use super::{
     Event, Observer, Outcome, Stage,
-    images::{load_images, report_skipped, to_tensor},
+    images::{load_images, load_present, report_damage, report_skipped, to_tensor},
     journal::journalled,
     perceptual::load_lpips,
     persist::persist,
@@ -20,6 +20,7 @@ use super::{
         restore_newest,
     },
     state::{Trained, initialise},
+    waiting::DATA_WAIT,
 };
 use crate::{
     atomic::PartialDir,
@@ -88,6 +89,7 @@ fn train<M: Autoencoder + Into<FirstStage>>(
         return Ok(Outcome::Finished);
     }
     let (training_set, validation_set) = config.data.open(config.seed)?;
+    report_damage(&training_set, observer);
     let training_set = Arc::new(training_set);
     let lpips = match stage1.loss.perceptual_weight > 0.0 {
         true => Some(load_lpips(stage1, device, observer)?),
@@ -171,6 +173,7 @@ struct Stage1Trainer<'a, M> {
 impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
     fn step(&mut self, step: u64, rate: f64, observer: &mut Observer) -> Result<Values, Error> {
         let training = &self.stage1.training;
+        let waited = self.waited();
         let mut generator = Mean::default();
         let mut gradients = Accumulator::default();
         let mut pairs = Vec::with_capacity(training.accumulation);
@@ -198,6 +201,7 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
         let mut values = generator.values();
         values.extend([("grad_norm", grad_norm), ("lr", rate)]);
         values.extend(self.discriminate(pairs, rate, step)?);
+        values.push((DATA_WAIT, (self.waited() - waited).as_secs_f64()));
         Ok(values)
     }
 
@@ -263,6 +267,11 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
 }
 
 impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
+    /// How long the steps have waited for images in all.
+    fn waited(&self) -> Duration {
+        self.loader.as_ref().map_or(Duration::ZERO, Loader::waited)
+    }
+
     /// The images of the next micro-batch, `[N, 3, H, W]`.
     fn next_batch(&mut self, observer: &mut Observer) -> Result<Tensor<4>, Error> {
         let loader = (self.loader.as_mut()).expect("steps follow a call of `seek`");
@@ -420,7 +429,7 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
         let set = self.training_set.without_augmentation();
         for part in 0..total {
             let indices = part * batch_size..set.len().min((part + 1) * batch_size);
-            if let Some((images, _)) = load_images(&set, indices, &self.device) {
+            if let Some((images, _)) = load_present(&set, indices, &self.device)? {
                 let posterior = vae.encode(images.clone());
                 let noise = self.posterior_noise(&images, u64::MAX, part);
                 stats.add(posterior.sample(noise));

@@ -12,12 +12,14 @@ use ldm_diffusion::{DiffusionLoss, SchedulerConfig};
 use super::{
     Event, Observer, Outcome, Stage,
     conditions::Conditions,
+    images::report_damage,
     journal::journalled,
     latents::{Frozen, LatentSource},
     persist::persist,
     run_loop::{RunLoop, Trainee, Validation, Values, finite, restore_newest},
     state::{Trained, initialise},
     validation::HeldOut,
+    waiting::DATA_WAIT,
 };
 use crate::{
     checkpoint::{Checkpoint, CheckpointWriter, Checkpoints},
@@ -70,6 +72,7 @@ fn train(
     let frozen = files.load(device)?;
 
     let (training_set, held_out) = config.data.open(config.seed)?;
+    report_damage(&training_set, observer);
     let training_set = Arc::new(training_set);
     let conditions = Conditions::new(config, stage2, &training_set, &held_out)?;
     let preview = conditions.preview(stage2, &training_set)?;
@@ -170,6 +173,7 @@ struct Stage2Trainer<'a> {
 impl Trainee for Stage2Trainer<'_> {
     fn step(&mut self, step: u64, rate: f64, observer: &mut Observer) -> Result<Values, Error> {
         let training = &self.stage2.training;
+        let waited = self.latents.waited();
         let mut gradients = Accumulator::default();
         let mut mean_loss = 0.0;
         for micro in 0..training.accumulation {
@@ -207,7 +211,13 @@ impl Trainee for Stage2Trainer<'_> {
         let norm = self
             .denoiser
             .update(gradients.take(), rate, training.max_grad_norm, step)?;
-        Ok(vec![("loss", mean_loss), ("grad_norm", norm), ("lr", rate)])
+        let waited = (self.latents.waited() - waited).as_secs_f64();
+        Ok(vec![
+            ("loss", mean_loss),
+            ("grad_norm", norm),
+            ("lr", rate),
+            (DATA_WAIT, waited),
+        ])
     }
 
     fn save(&self, writer: &mut CheckpointWriter) -> Result<(), Error> {

@@ -60,12 +60,8 @@ impl HeldOut {
             .filter_map(|first| {
                 let (images, indices) =
                     load_images(held_out, first..count.min(first + size), device)?;
-                let caption = |&index: &usize| held_out.entries()[index].caption.clone();
                 Some(LatentBatch {
                     posterior: first_stage.encode(images),
-                    captions: (indices.iter())
-                        .map(|index| caption(index).unwrap_or_default())
-                        .collect(),
                     indices,
                 })
             })

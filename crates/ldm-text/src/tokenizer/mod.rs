@@ -161,7 +161,10 @@ impl Tokenizer {
     }
 
     /// The ids of `text` from `[CLS]` to `[SEP]`, at most `max_length` of them.
-    fn encode_unpadded(&self, text: &str, max_length: usize) -> Vec<u32> {
+    ///
+    /// # Panics
+    /// As [`Tokenizer::encode`].
+    pub fn encode_unpadded(&self, text: &str, max_length: usize) -> Vec<u32> {
         assert!(
             max_length >= 2,
             "a sequence needs room for [CLS] and [SEP], not max_length {max_length}"
@@ -198,12 +201,26 @@ impl Tokenizer {
         max_length: usize,
         device: &Device,
     ) -> (Tensor<2, Int>, Tensor<2, Bool>) {
-        let shape = [texts.len(), max_length];
+        let rows: Vec<Vec<u32>> = texts
+            .iter()
+            .map(|text| self.encode_unpadded(text.as_ref(), max_length))
+            .collect();
+        self.pad_batch(&rows, max_length, device)
+    }
+
+    /// Sequences of [`Tokenizer::encode_unpadded`] as one tensor `[N, max_length]`, with the mask of
+    /// [`Tokenizer::encode_batch_masked`].
+    pub fn pad_batch<R: AsRef<[u32]>>(
+        &self,
+        rows: &[R],
+        max_length: usize,
+        device: &Device,
+    ) -> (Tensor<2, Int>, Tensor<2, Bool>) {
+        let shape = [rows.len(), max_length];
         let mut ids: Vec<i64> = Vec::with_capacity(shape[0] * shape[1]);
         let mut mask = Vec::with_capacity(ids.capacity());
-        for (row, text) in texts.iter().enumerate() {
-            let tokens = self.encode_unpadded(text.as_ref(), max_length);
-            ids.extend(tokens.into_iter().map(i64::from));
+        for (row, tokens) in rows.iter().enumerate() {
+            ids.extend(tokens.as_ref().iter().copied().map(i64::from));
             mask.resize(ids.len(), true);
             let end = (row + 1) * max_length;
             ids.resize(end, i64::from(self.special.pad));
