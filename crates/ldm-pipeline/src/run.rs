@@ -6,6 +6,7 @@ use crate::{
     atomic,
     config::{RunConfig, Stage2Config},
     error::{ConfigError, Error},
+    hardware::{self, Hardware},
     train::Stage,
 };
 
@@ -13,6 +14,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct RunDir {
     path: PathBuf,
+    hardware: Option<Hardware>,
 }
 
 impl RunDir {
@@ -29,7 +31,7 @@ impl RunDir {
         stages: &[Stage],
         resume: bool,
     ) -> Result<Self, Error> {
-        let run = Self { path: path.into() };
+        let run = Self::at(path);
         let config_path = run.config();
         let started = stages
             .iter()
@@ -53,7 +55,24 @@ impl RunDir {
         Ok(run)
     }
 
-    /// Creates what a stage writes into, and records the configuration. Called when nothing else can be wrong.
+    /// The directory of a run that is only looked at.
+    pub(crate) fn at(path: &Path) -> Self {
+        Self {
+            path: path.into(),
+            hardware: None,
+        }
+    }
+
+    /// Has the stages record the machine that they run on.
+    #[must_use]
+    pub fn with_hardware(self, hardware: Hardware) -> Self {
+        Self {
+            hardware: Some(hardware),
+            ..self
+        }
+    }
+
+    /// Creates what a stage writes into, and records configuration and machine. Called when nothing else can be wrong.
     ///
     /// # Errors
     /// If the directory can't be written to.
@@ -62,10 +81,11 @@ impl RunDir {
             atomic::create_dir(&folder)?;
             atomic::clean_up(&folder)?;
         }
-        Ok(atomic::write_file(
-            &self.config(),
-            config.to_toml().as_bytes(),
-        )?)
+        atomic::write_file(&self.config(), config.to_toml().as_bytes())?;
+        if let Some(hardware) = &self.hardware {
+            hardware.record(&self.hardware())?;
+        }
+        Ok(())
     }
 
     /// The directory itself.
@@ -76,6 +96,11 @@ impl RunDir {
     /// The configuration with all defaults written out.
     pub fn config(&self) -> PathBuf {
         self.path.join("config.toml")
+    }
+
+    /// The machines that it was trained on.
+    pub fn hardware(&self) -> PathBuf {
+        self.path.join(hardware::FILE)
     }
 
     /// Folder of a stage.
