@@ -15,8 +15,7 @@ pub(super) struct Figure {
     pub(super) exact: bool,
 }
 
-const OBJECTIVE: &str = "Objective";
-const VALIDATION: &str = "Validation";
+const OBJECTIVE: &str = "Objective and validation";
 const ADVERSARIAL: &str = "Discriminator";
 const LATENT: &str = "Latent space";
 const UPDATES: &str = "Gradients and updates";
@@ -70,13 +69,13 @@ const KNOWN: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "val_psnr",
-        VALIDATION,
+        OBJECTIVE,
         "PSNR",
         "of held-out images, in dB; higher is better",
     ),
     (
         "val_loss",
-        VALIDATION,
+        OBJECTIVE,
         "Validation loss",
         "on held-out images; by range of timesteps",
     ),
@@ -188,12 +187,14 @@ pub(super) fn of(family: &str) -> Figure {
     }
 }
 
-/// What to call a single figure, such as in a table.
-pub(super) fn title(name: &str) -> String {
-    match (name, name.split_once('/')) {
-        ("logits_real", _) => "Logits, images".into(),
-        ("logits_fake", _) => "Logits, reconstructions".into(),
-        (_, Some((family, part))) => format!("{}, {part}", of(family).title),
-        (name, None) => of(name).title,
+/// What to call the figure `name` in the middle of a phrase.
+pub(super) fn within(name: &str) -> String {
+    let title = of(name).title;
+    // Not `PSNR`.
+    let is_word = title.chars().nth(1).is_some_and(char::is_lowercase);
+    let mut chars = title.chars();
+    match chars.next() {
+        Some(first) if is_word => first.to_lowercase().chain(chars).collect(),
+        _ => title,
     }
 }

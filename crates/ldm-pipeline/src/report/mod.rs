@@ -111,11 +111,15 @@ fn gather(path: &Path, now: SystemTime) -> Result<Report, Error> {
             results.push((title, picture));
         }
     }
-    let mut left = stages.len();
-    for stage in &mut stages {
-        stage.history = History::read(&run.samples(stage.stage), budget / left);
+    // Half for each of two stages, or what the other leaves.
+    let sizes: Vec<usize> = (stages.iter())
+        .map(|stage| sheets::size(&run.samples(stage.stage)))
+        .collect();
+    let half = budget / 2;
+    for (index, stage) in stages.iter_mut().enumerate() {
+        let others = sizes[index + 1..].iter().sum::<usize>().min(half);
+        stage.history = History::read(&run.samples(stage.stage), budget - others);
         budget -= stage.history.bytes();
-        left -= 1;
     }
 
     let whole = path.canonicalize().unwrap_or_else(|_| path.into());

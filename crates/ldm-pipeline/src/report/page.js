@@ -13,8 +13,10 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 const MARGIN = { left: 54, right: 12, top: 10, bottom: 24 };
 const COLOURS = 8;
+// Sheets of fewer pixels across are enlarged.
+const SMALL = 480;
 // With fewer values a curve is shown as it is.
-const MIN_TO_SMOOTH = 20;
+const MIN_TO_SMOOTH = 100;
 
 const make = (tag, attributes = {}, ...children) => {
   const element = document.createElement(tag);
@@ -49,13 +51,15 @@ const number = (value) => {
   return trim(value.toFixed(clamp(3 - Math.floor(Math.log10(size)), 0, 6)));
 };
 const count = (value) => Math.round(value).toLocaleString("en");
-const tickLabel = (value) => {
+/// A round value on an axis whose values are `spacing` apart, or more.
+const tickLabel = (value, spacing) => {
   const size = Math.abs(value);
+  const digits = (unit) => clamp(Math.ceil(-Math.log10(spacing / unit) - 1e-6), 0, 12);
   if (size < 1e-12) return "0";
-  if (size >= 1e9 || size < 1e-3) return value.toExponential(1).replace(".0", "").replace("e+", "e");
-  if (size >= 1e6) return trim((value / 1e6).toFixed(2)) + "M";
-  if (size >= 1e4) return trim((value / 1e3).toFixed(1)) + "k";
-  return String(Number(value.toPrecision(4)));
+  if (size >= 1e9 || size < 1e-3) return trim(value.toExponential(clamp(digits(size), 0, 4)).replace(/e.*/, "")) + value.toExponential().replace(/.*e\+?/, "e");
+  if (size >= 1e6 && digits(1e6) <= 2) return trim((value / 1e6).toFixed(2)) + "M";
+  if (size >= 1e3 && digits(1e3) <= 1) return trim((value / 1e3).toFixed(1)) + "k";
+  return size >= 1e3 ? count(value) : trim(value.toFixed(digits(1)));
 };
 
 /// About `wanted` round values between `low` and `high`.
@@ -261,17 +265,18 @@ class Chart {
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("height", height);
     const clip = draw(draw(svg, "clipPath", { id: `${this.id}-clip` }), "rect", { x: left, y: 0, width: width - left - right, height });
-    for (const tick of this.log ? logTicks(low, high) : linearTicks(low, high, height / 55)) {
+    const levels = this.log ? logTicks(low, high) : linearTicks(low, high, height / 45);
+    for (const tick of levels) {
       const y = this.y(tick);
       draw(svg, "line", { class: "grid", x1: left, x2: width - right, y1: y, y2: y });
-      draw(svg, "text", { x: left - 8, y: y + 4, "text-anchor": "end" }).textContent = tickLabel(tick);
+      draw(svg, "text", { x: left - 8, y: y + 4, "text-anchor": "end" }).textContent = tickLabel(tick, this.log ? tick : levels[1] - levels[0]);
     }
-    const ticks = linearTicks(first, last, clamp((width - left) / 80, 2, 9), 1);
+    const ticks = linearTicks(first, last, clamp((width - left) / 65, 2, 10), 1);
     for (const tick of ticks) {
       const x = this.x(tick);
       draw(svg, "line", { class: "grid", x1: x, x2: x, y1: height - bottom, y2: height - bottom + 4 });
       const anchor = x > width - 30 ? "end" : "middle";
-      draw(svg, "text", { x: anchor === "end" ? width - 2 : x, y: height - 6, "text-anchor": anchor }).textContent = tickLabel(tick);
+      draw(svg, "text", { x: anchor === "end" ? width - 2 : x, y: height - 6, "text-anchor": anchor }).textContent = tickLabel(tick, ticks[1] - ticks[0]);
     }
 
     const inside = draw(svg, "g", { "clip-path": `url(#${this.id}-clip)` });
@@ -428,11 +433,13 @@ class Chart {
 /// The history of a stage's sheets: a slider and small pictures, which are there without this as well.
 const browse = (box) => {
   const thumbs = [...box.querySelectorAll(".thumbs button")];
-  const shown = box.querySelector(".shown"), slider = box.querySelector("input"), output = box.querySelector("output");
+  const shown = make("img", { class: "shown" });
+  box.querySelector("figure").append(shown);
+  const slider = box.querySelector("input"), output = box.querySelector("output");
   const select = (index, scroll) => {
     const thumb = thumbs[index], picture = thumb.querySelector("img");
-    shown.src = picture.src;
-    shown.alt = picture.alt;
+    for (const name of ["src", "alt", "width", "height"]) shown.setAttribute(name, picture.getAttribute(name));
+    shown.classList.toggle("small", Number(picture.getAttribute("width")) < SMALL);
     slider.value = index;
     slider.setAttribute("aria-valuetext", thumb.dataset.step);
     output.textContent = thumb.dataset.step;

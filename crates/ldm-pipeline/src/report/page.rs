@@ -21,9 +21,6 @@ const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// Narrower sheets are enlarged.
-const SMALL: u32 = 480;
-
 pub(super) fn render(report: &Report) -> String {
     fill(PAGE, |name| match name {
         "script_hash" => base64(&Sha256::digest(SCRIPT)),
@@ -235,7 +232,7 @@ fn stage_facts(html: &mut String, progress: &Progress) {
         );
     }
     for best in &progress.best {
-        let name = format!("Best {}", figures::title(&best.name));
+        let name = format!("Best {}", figures::within(&best.name));
         fact(
             html,
             &name,
@@ -247,7 +244,7 @@ fn stage_facts(html: &mut String, progress: &Progress) {
         if let Some(last) = progress.last.iter().find(|last| last.name == name) {
             fact(
                 html,
-                &format!("Last {}", figures::title(name).to_lowercase()),
+                &format!("Last {}", figures::within(name)),
                 &number(last.value),
                 "",
             );
@@ -310,11 +307,16 @@ fn sheets(stage: Stage, history: &History) -> String {
     }
     let mut html = format!("<h3>{what}</h3>\n");
     let mut remarks = Vec::new();
-    if history.shown.len() + history.damaged < history.total || history.reduced {
-        let shown = history.shown.len();
+    let shown = history.shown.len();
+    if shown + history.damaged < history.total {
         remarks.push(format!(
-            "{shown} of {} sheets, spread evenly and made smaller to keep the page small; all are in {}/samples.",
+            "{shown} of {} sheets, spread evenly, to keep the page small; all are in {}/samples.",
             history.total,
+            stage.folder()
+        ));
+    } else if history.reduced {
+        remarks.push(format!(
+            "Stored as JPEG to keep the page small; the originals are in {}/samples.",
             stage.folder()
         ));
     }
@@ -324,21 +326,12 @@ fn sheets(stage: Stage, history: &History) -> String {
     if !remarks.is_empty() {
         let _ = writeln!(html, "<p class=\"quiet\">{}</p>", remarks.join(" "));
     }
-    let Some((step, last)) = history.shown.last() else {
+    if history.shown.is_empty() {
         return html;
-    };
+    }
     let label = |step: u64| format!("{what} after {} steps", count(step));
-    let class = if last.width < SMALL {
-        "shown small"
-    } else {
-        "shown"
-    };
-    let _ = writeln!(
-        html,
-        "<div class=\"sheets\"><figure>{}</figure>",
-        // The script puts the selected one in its place.
-        image(last, class, &label(*step))
-    );
+    // The script puts the selected one, large, into the figure.
+    html += "<div class=\"sheets\"><figure></figure>\n";
     let end = history.shown.len() - 1;
     let hidden = if end == 0 { " hidden" } else { "" };
     let _ = writeln!(

@@ -101,10 +101,7 @@ impl History {
     /// too many an even selection is shown, the first and the last among them.
     pub(super) fn read(folder: &Path, budget: usize) -> Self {
         let found = list(folder);
-        let size = |(_, path): &(u64, PathBuf)| {
-            fs::metadata(path).map_or(0, |meta| usize::try_from(meta.len()).unwrap_or(usize::MAX))
-        };
-        let bytes = found.iter().map(size).fold(0, usize::saturating_add);
+        let bytes = size(folder);
         let reduced = bytes > budget;
         let selected = if reduced {
             evenly(found.len(), MAX_REDUCED.min(found.len()))
@@ -156,6 +153,14 @@ impl History {
             .map(|(_, picture)| picture.bytes.len())
             .sum()
     }
+}
+
+/// Bytes of all sheets in `folder`.
+pub(super) fn size(folder: &Path) -> usize {
+    (list(folder).iter())
+        .filter_map(|(_, path)| fs::metadata(path).ok())
+        .map(|meta| usize::try_from(meta.len()).unwrap_or(usize::MAX))
+        .fold(0, usize::saturating_add)
 }
 
 /// Sheets and their steps, by rising step. What is being written has a hidden name.
