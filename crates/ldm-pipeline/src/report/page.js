@@ -143,9 +143,11 @@ class Chart {
     this.cursor = null;
     this.lines = chart.lines.map((line, index) => ({ ...line, hidden: false, colour: colour(index, chart.lines.length), nan: line.steps.filter((_, at) => line.values[at] === null) }));
     const finite = this.lines.flatMap((line) => line.values.filter((value) => value !== null));
-    const low = finite.reduce((a, b) => Math.min(a, b), Infinity), high = finite.reduce((a, b) => Math.max(a, b), -Infinity);
-    this.mayLog = high > 0;
-    this.log = low > 0 && high / low > 100 && !this.exact;
+    const ordered = finite.sort((a, b) => a - b);
+    const quantile = (part) => ordered[Math.floor(part * (ordered.length - 1))];
+    this.mayLog = quantile(1) > 0;
+    // Where most values would be a flat line at the bottom or the top of it.
+    this.log = quantile(0) > 0 && !this.exact && (quantile(1) / quantile(0.5) > 30 || quantile(0.5) / quantile(0.02) > 100);
 
     this.figure = make("figure", { class: "chart", id });
     const name = make("div", { class: "name" }, make("h4", {}, chart.title));
@@ -235,13 +237,16 @@ class Chart {
     const visible = this.lines.filter((line) => !line.hidden);
 
     let low = Infinity, high = -Infinity;
-    for (const line of visible)
-      for (let at = lowerBound(line.steps, first); at < line.steps.length && line.steps[at] <= last; at++) {
-        const value = line.values[at];
+    const measure = (line, from, to) => {
+      for (const value of line.values.slice(from, to)) {
         if (value === null || (this.log && value <= 0)) continue;
         low = Math.min(low, value);
         high = Math.max(high, value);
       }
+    };
+    for (const line of visible) measure(line, lowerBound(line.steps, first), lowerBound(line.steps, last + 1e-9));
+    // Between two points, only the line that joins them.
+    if (low > high) for (const line of visible) measure(line, ...this.window(line.steps));
     const empty = low > high;
     if (empty) [low, high] = this.log ? [0.1, 1] : [0, 1];
     if (this.log) {

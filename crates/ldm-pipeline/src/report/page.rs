@@ -227,7 +227,7 @@ fn stage_facts(html: &mut String, progress: &Progress) {
         fact(
             html,
             "Last step",
-            &format!("{} before", duration(silence.as_secs_f64())),
+            &format!("{} ago", duration(silence.as_secs_f64())),
             "",
         );
     }
