@@ -36,6 +36,7 @@ pub(crate) enum Command {
     Reconstruct(ReconstructArgs),
     Convert(ConvertArgs),
     Info(InfoArgs),
+    Report(ReportArgs),
     /// List the devices that this build can use.
     Devices,
 }
@@ -310,6 +311,19 @@ pub(crate) struct InfoArgs {
     /// Model directory, run directory, CompVis checkpoint, hub id, or configuration file
     #[arg(value_name = "MODEL|CONFIG")]
     pub(crate) path: PathBuf,
+}
+
+/// Show a run, finished or still going on, as one HTML page: curves, sheets, configuration, log, hardware.
+///
+/// The page needs nothing but itself: no network, no other file. To see a run as it is by then, write it again.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// Folder of the run
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+    /// Page to write [default: RUN/report.html]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

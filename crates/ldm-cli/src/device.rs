@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use burn::tensor::Device;
+use ldm_pipeline::hardware::Hardware;
 
 /// A device as the user names it: a backend and, where there are several devices, a number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +126,13 @@ impl DeviceName {
     pub(crate) fn open(&self) -> Device {
         let open = (self.backend.open).expect("a name is only parsed if its backend is built in");
         open(self.index)
+    }
+
+    /// The machine, with this device as the one that was asked for.
+    pub(crate) fn hardware(&self) -> Hardware {
+        let built = BACKENDS.iter().filter(|backend| backend.is_built());
+        let built_with = built.map(|backend| backend.name.to_owned()).collect();
+        Hardware::detect(self.to_string(), built_with)
     }
 }
 

@@ -118,6 +118,9 @@ pub enum Error {
     /// A model that the other format has no place for.
     #[error("this model can't be written as a CompVis checkpoint: {0}")]
     Inexpressible(String),
+    /// A path that holds no run.
+    #[error("{} is no run: it has no config.toml", .0.display())]
+    NoRun(PathBuf),
     /// A run directory that is already in use by an earlier run.
     #[error("{} already holds a run", .0.display())]
     RunExists(PathBuf),
@@ -186,6 +189,7 @@ impl Error {
             Self::Inexpressible(_) => Some(
                 "give a destination without the extension .ckpt or .safetensors: a model directory".into(),
             ),
+            Self::NoRun(_) => Some("a run is the folder that `ldm train` writes to, its --out".into()),
             Self::RunExists(path) => Some(format!(
                 "go on with it by --resume, or choose another --out, or remove {}",
                 path.display()

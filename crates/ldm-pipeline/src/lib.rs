@@ -6,7 +6,7 @@
 //! - [`quickstart`] does all of it on pictures that are part of the program.
 //!
 //! The parts underneath stand alone: [`data`] makes batches, [`optim`] and [`ema`] update weights, [`checkpoint`] and [`weights`] store
-//! them, [`metrics`], [`plot`] and [`sheet`] show what happens, [`rng`] is the only source of randomness.
+//! them, [`metrics`], [`plot`], [`sheet`] and [`report`] show what happens, [`rng`] is the only source of randomness.
 
 pub mod atomic;
 pub mod checkpoint;
@@ -15,6 +15,7 @@ pub mod data;
 pub mod ema;
 pub mod encode;
 pub mod generate;
+pub mod hardware;
 pub mod hub;
 pub mod info;
 pub mod memory;
@@ -25,6 +26,7 @@ pub mod optim;
 pub mod plot;
 pub mod quickstart;
 pub mod reconstruct;
+pub mod report;
 pub mod rng;
 pub mod run;
 pub mod sheet;

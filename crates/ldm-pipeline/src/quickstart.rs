@@ -13,6 +13,7 @@ use crate::{
     },
     error::Error,
     generate::{Condition, Request},
+    hardware::Hardware,
     metrics::read_metrics,
     model::LatentDiffusion,
     nearest::NearestCaption,
@@ -51,6 +52,8 @@ pub struct Options {
     pub resume: bool,
     /// Steps of both stages, in place of the preset's.
     pub steps: Option<u64>,
+    /// The machine, for the run's records.
+    pub hardware: Hardware,
 }
 
 /// What came out.
@@ -92,7 +95,8 @@ pub fn quickstart(
         &config,
         &[Stage::Vae, Stage::Diffusion],
         options.resume,
-    )?;
+    )?
+    .with_hardware(options.hardware.clone());
     if !data.exists() {
         let pictures = twemoji::select(&selection(options.steps));
         twemoji::export(&data, &pictures)?;

@@ -6,6 +6,7 @@ use crate::{
     atomic,
     config::{RunConfig, Stage2Config},
     error::{ConfigError, Error},
+    hardware::{self, Hardware},
     train::Stage,
 };
 
@@ -14,6 +15,7 @@ use crate::{
 pub struct RunDir {
     path: PathBuf,
     changes: Vec<String>,
+    hardware: Option<Hardware>,
 }
 
 impl RunDir {
@@ -55,7 +57,25 @@ impl RunDir {
         Ok(run)
     }
 
-    /// Creates what a stage writes into, and records the configuration. Called when nothing else can be wrong.
+    /// The directory of a run that is only looked at.
+    pub(crate) fn at(path: &Path) -> Self {
+        Self {
+            path: path.into(),
+            changes: Vec::new(),
+            hardware: None,
+        }
+    }
+
+    /// Has the stages record the machine that they run on.
+    #[must_use]
+    pub fn with_hardware(self, hardware: Hardware) -> Self {
+        Self {
+            hardware: Some(hardware),
+            ..self
+        }
+    }
+
+    /// Creates what a stage writes into, and records configuration and machine. Called when nothing else can be wrong.
     ///
     /// # Errors
     /// If the directory can't be written to.
@@ -64,18 +84,11 @@ impl RunDir {
             atomic::create_dir(&folder)?;
             atomic::clean_up(&folder)?;
         }
-        Ok(atomic::write_file(
-            &self.config(),
-            config.to_toml().as_bytes(),
-        )?)
-    }
-
-    /// The directory, whatever it holds.
-    pub(crate) fn at(path: &Path) -> Self {
-        Self {
-            path: path.into(),
-            changes: Vec::new(),
+        atomic::write_file(&self.config(), config.to_toml().as_bytes())?;
+        if let Some(hardware) = &self.hardware {
+            hardware.record(&self.hardware())?;
         }
+        Ok(())
     }
 
     /// What differs from the configuration of the interrupted run and matters to a stage, a line `key: before -> now` each.
@@ -95,6 +108,11 @@ impl RunDir {
     /// The configuration with all defaults written out.
     pub fn config(&self) -> PathBuf {
         self.path.join("config.toml")
+    }
+
+    /// The machines that it was trained on.
+    pub fn hardware(&self) -> PathBuf {
+        self.path.join(hardware::FILE)
     }
 
     /// Folder of a stage.

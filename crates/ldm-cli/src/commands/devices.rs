@@ -1,4 +1,4 @@
-use ldm_pipeline::Error;
+use ldm_pipeline::{Error, hardware::kernels};
 
 use crate::{device::BACKENDS, output::print};
 
@@ -14,6 +14,10 @@ pub(crate) fn run() -> Result<(), Error> {
             backend.name, backend.description
         ))?;
     }
-    print("\nA number after a colon picks one of several: --device cuda:1")?;
+    print(format_args!(
+        "\nKernels of flex on this machine: {} (LDM_KERNELS lowers it)",
+        kernels()
+    ))?;
+    print("A number after a colon picks one of several: --device cuda:1")?;
     Ok(())
 }

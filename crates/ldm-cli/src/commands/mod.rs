@@ -8,6 +8,7 @@ mod encode;
 mod info;
 mod quickstart;
 mod reconstruct;
+mod report;
 mod sample;
 mod train;
 
@@ -28,6 +29,7 @@ pub(crate) fn run(command: Command) -> Result<(), Error> {
         Command::Decode(args) => decode::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Reconstruct(args) => reconstruct::run(args),
+        Command::Report(args) => report::run(&args),
         Command::Info(args) => info::run(args),
         Command::Devices => devices::run(),
     }

@@ -13,6 +13,7 @@ pub(crate) fn run(args: QuickstartArgs) -> Result<(), Error> {
         vgg: args.vgg.map(|path| path.display().to_string()),
         resume: args.resume,
         steps: args.steps,
+        hardware: args.device.device.hardware(),
     };
     let mut progress = Progress::new();
     let report = quickstart(&options, &device, &mut |event| progress.on_event(event))?;

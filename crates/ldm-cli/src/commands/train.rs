@@ -19,7 +19,8 @@ pub(crate) fn run(args: TrainArgs, stages: &[Stage]) -> Result<(), Error> {
     if stages.contains(&Stage::Diffusion) {
         check_diffusion(&config)?;
     }
-    let run = RunDir::open(&args.out, &config, stages, args.resume)?;
+    let run = RunDir::open(&args.out, &config, stages, args.resume)?
+        .with_hardware(args.device.device.hardware());
     let mut progress = Progress::new();
     for &stage in stages {
         progress.say(&describe(&config, stage));

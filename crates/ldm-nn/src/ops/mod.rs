@@ -37,6 +37,15 @@ mod simd;
 #[cfg(feature = "flex")]
 mod winograd;
 
+/// What the operators of burn's CPU backend run on here, by its name in `LDM_KERNELS`: `avx512`, `avx2`, `portable` or, where no kernel is
+/// used or built in, `composed`.
+pub fn kernels() -> &'static str {
+    #[cfg(feature = "flex")]
+    return simd::level().name();
+    #[cfg(not(feature = "flex"))]
+    return "composed";
+}
+
 /// Applies a 2-D convolution, `[N, C_in, H, W]` to `[N, C_out, H', W']`.
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     #[cfg(feature = "flex")]

@@ -24,6 +24,18 @@ pub(super) enum Level {
     Avx512,
 }
 
+impl Level {
+    /// Its name in `LDM_KERNELS`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Composed => "composed",
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
 /// The best that the machine has and `LDM_KERNELS` allows, decided once.
 #[inline(always)]
 pub(super) fn level() -> Level {

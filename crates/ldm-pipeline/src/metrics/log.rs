@@ -156,7 +156,7 @@ pub fn read_metrics(path: &Path) -> Result<Vec<StepMetrics>, MetricsError> {
 }
 
 /// `None` for anything but a complete record with its line end.
-fn parse_line(line: &[u8]) -> Option<StepMetrics> {
+pub(crate) fn parse_line(line: &[u8]) -> Option<StepMetrics> {
     let line = line.strip_suffix(b"\n")?;
     let Value::Object(mut record) = serde_json::from_slice(line).ok()? else {
         return None;

@@ -4,6 +4,7 @@ mod events;
 mod log;
 
 pub use events::EventWriter;
+pub(crate) use log::parse_line;
 pub use log::{MetricsLog, StepMetrics, read_metrics};
 
 use std::io;
