@@ -6,13 +6,16 @@ use crate::{
     atomic,
     config::{RunConfig, Stage2Config},
     error::{ConfigError, Error},
+    parallel::Workers,
     train::Stage,
 };
 
-/// The directory of a run: `config.toml`, a folder per stage, and the model at the end.
+/// The directory of a run: `config.toml`, a folder per stage, and the model at the end. It knows the processes that train in it, of which
+/// the first alone writes.
 #[derive(Clone, Debug)]
 pub struct RunDir {
     path: PathBuf,
+    workers: Workers,
 }
 
 impl RunDir {
@@ -29,7 +32,10 @@ impl RunDir {
         stages: &[Stage],
         resume: bool,
     ) -> Result<Self, Error> {
-        let run = Self { path: path.into() };
+        let run = Self {
+            path: path.into(),
+            workers: Workers::default(),
+        };
         let config_path = run.config();
         let started = stages
             .iter()
@@ -53,11 +59,44 @@ impl RunDir {
         Ok(run)
     }
 
+    /// [`open`](Self::open) for several processes, all of which have to call it.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open), in the first process; the others wait for it.
+    pub fn open_shared(
+        path: &Path,
+        config: &RunConfig,
+        stages: &[Stage],
+        resume: bool,
+        workers: &Workers,
+    ) -> Result<Self, Error> {
+        workers.first_does(|| {
+            let run = Self::open(path, config, stages, resume)?;
+            // Later, when all look for checkpoints, there must be nothing left to clean up.
+            for &stage in stages {
+                atomic::clean_up(&run.checkpoints(stage))?;
+            }
+            Ok(true)
+        })?;
+        Ok(Self {
+            path: path.into(),
+            workers: workers.clone(),
+        })
+    }
+
+    /// The processes that train in it.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
     /// Creates what a stage writes into, and records the configuration. Called when nothing else can be wrong.
     ///
     /// # Errors
     /// If the directory can't be written to.
     pub(crate) fn start(&self, stage: Stage, config: &RunConfig) -> Result<(), Error> {
+        if !self.workers.is_first() {
+            return Ok(());
+        }
         for folder in [self.stage(stage), self.samples(stage)] {
             atomic::create_dir(&folder)?;
             atomic::clean_up(&folder)?;

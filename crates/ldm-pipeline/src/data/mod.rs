@@ -27,6 +27,6 @@ pub use dataset::{Dataset, ImageDataset, Sample};
 pub use decode::{DEFAULT_MAX_PIXELS, Picture, Rgb16Image, decode};
 pub use error::DataError;
 pub use folder::{ImageEntry, ImageFolder};
-pub use loader::{Batch, Loader, LoaderConfig};
+pub use loader::{Batch, Loader, LoaderConfig, Share};
 pub use preprocess::{Crop, Fit, Preprocess};
 pub use worker::SkippedSample;

@@ -7,7 +7,7 @@ use ldm_autoencoder::DiagonalGaussian;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::{
-    Observer,
+    Observer, Stage,
     images::{load_images, report_skipped, to_tensor},
     run_loop::at_work,
 };
@@ -17,6 +17,7 @@ use crate::{
     data::{Crop, DataError, Dataset, ImageDataset, Loader, LoaderConfig, Sample},
     error::Error,
     model::FirstStage,
+    run::RunDir,
     rng::{Stream, rng, uniform},
 };
 
@@ -52,7 +53,7 @@ pub(super) struct Frozen<'a> {
 impl LatentSource {
     /// Latents of a training set from micro-batch `start` on; `None` if the observer stopped the encoding.
     ///
-    /// All are encoded once and kept in memory and in `file`, unless crops are random. A file made by another autoencoder, or
+    /// All are encoded once, by the first process, and kept in memory and in a file of `run`, unless crops are random. A file made by another autoencoder, or
     /// from other images, is replaced.
     pub(super) fn open(
         config: &RunConfig,
@@ -60,9 +61,11 @@ impl LatentSource {
         set: Arc<ImageDataset>,
         frozen: &Frozen,
         start: u64,
-        file: &Path,
+        run: &RunDir,
         observer: &mut Observer,
     ) -> Result<Option<Self>, Error> {
+        let workers = run.workers();
+        let file = &run.stage(Stage::Diffusion).join("latents.safetensors");
         let loader_config = LoaderConfig {
             batch: stage2.training.batch_size,
             seed: config.seed,
@@ -72,21 +75,34 @@ impl LatentSource {
         };
         if config.data.crop == Crop::Random {
             return Ok(Some(Self {
-                loader: Loader::start(set, loader_config)?,
+                loader: Loader::start_share(set, loader_config, workers.share())?,
                 first_stage: Some(frozen.first_stage.clone()),
             }));
         }
         let key = cache_key(config, &set, &frozen.key);
-        let moments = match read_cache(file, &key) {
-            Some(moments) => moments,
-            None => {
+        let mut made = None;
+        let complete = workers.first_does(|| {
+            made = read_cache(file, &key);
+            if made.is_none() {
                 let batch = stage2.training.batch_size;
-                let Some(moments) = encode_all(config, &set, frozen, batch, observer)? else {
-                    return Ok(None);
-                };
-                write_cache(file, &moments, &key)?;
-                moments
+                made = encode_all(config, &set, frozen, batch, observer)?;
+                if let Some(moments) = &made {
+                    write_cache(file, moments, &key)?;
+                }
             }
+            Ok(made.is_some())
+        })?;
+        if !complete {
+            return Ok(None);
+        }
+        let Some(moments) = made.or_else(|| read_cache(file, &key)) else {
+            return Err(Error::Processes {
+                problem: format!(
+                    "{} is not what process 0 wrote there, or was made from other images",
+                    file.display()
+                ),
+                help: "the folders of the run and of the data must be ones that all processes see",
+            });
         };
         let latents = CachedLatents {
             moments,
@@ -95,7 +111,7 @@ impl LatentSource {
             seed: config.seed,
         };
         Ok(Some(Self {
-            loader: Loader::start(Arc::new(latents), loader_config)?,
+            loader: Loader::start_share(Arc::new(latents), loader_config, workers.share())?,
             first_stage: None,
         }))
     }

@@ -4,11 +4,14 @@ use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
 use image::RgbImage;
 
-use super::{Event, Observer, Outcome, Stage, StepReport, recorder::Recorder};
+use super::{
+    Event, Observer, Outcome, Stage, StepReport, recorder::Recorder, together::images_per_step,
+};
 use crate::{
     checkpoint::{Checkpoint, Checkpoints, TrainState},
     config::{RunConfig, TrainingConfig},
     error::Error,
+    parallel::Workers,
     run::RunDir,
 };
 
@@ -66,31 +69,40 @@ pub(super) fn run_steps(
     if start >= training.steps {
         return Ok(Outcome::Finished);
     }
-    let mut recorder = Recorder::open(run, stage, start)?;
+    let workers = run.workers();
+    let mut recorder = match workers.is_first() {
+        true => Some(Recorder::open(run, stage, start)?),
+        false => None,
+    };
     for step in start..training.steps {
         let began = Instant::now();
         let mut values = trainee.step(step, observer)?;
         let done = step + 1;
         let last = done == training.steps;
         values.push(("seconds_per_step", began.elapsed().as_secs_f64()));
+        workers.mean(&mut values);
 
         let mut sheet = None;
-        if last || done % training.sample_every == 0 {
+        let drawing = last || done % training.sample_every == 0;
+        if drawing && workers.is_first() {
             let (picture, figures) = trainee.preview(done)?;
             values.extend(figures);
             sheet = Some(picture);
         }
-        recorder.record(done, &values, sheet, observer);
+        if let Some(recorder) = &mut recorder {
+            recorder.record(done, &values, sheet, observer);
+        }
 
         let flow = observer(Event::Step(StepReport {
             stage,
             step: done,
             total: training.steps,
-            images: training.batch_size * training.accumulation,
+            images: images_per_step(training, workers),
             values: &values,
         }));
-        let stopped = flow.is_break() && !last;
-        if last || stopped || done % training.checkpoint_every == 0 {
+        let stopped = workers.any(flow.is_break()) && !last;
+        let saving = last || stopped || done % training.checkpoint_every == 0;
+        if saving && workers.is_first() {
             match trainee.checkpoint(done) {
                 Ok(path) if stopped => drop(observer(Event::Saved(&path))),
                 Ok(_) => {}
@@ -101,6 +113,9 @@ pub(super) fn run_steps(
                 }
                 Err(error) => return Err(error),
             }
+        }
+        if drawing || saving {
+            workers.wait();
         }
         if stopped {
             return Ok(Outcome::Stopped(done));
@@ -159,8 +174,13 @@ pub(super) fn newest_checkpoint(
 }
 
 /// What a checkpoint says of the run after `step` steps.
-pub(super) fn train_state(config: &RunConfig, training: &TrainingConfig, step: u64) -> TrainState {
-    let batch = (training.batch_size * training.accumulation) as u64;
+pub(super) fn train_state(
+    config: &RunConfig,
+    training: &TrainingConfig,
+    workers: &Workers,
+    step: u64,
+) -> TrainState {
+    let batch = images_per_step(training, workers) as u64;
     TrainState {
         step,
         seed: config.seed,

@@ -15,6 +15,7 @@ use super::{
     perceptual::load_lpips,
     run_loop::{Mean, Trainee, Values, at_work, finite, newest_checkpoint, run_steps, train_state},
     state::{Trained, initialise},
+    together::common_start,
 };
 use crate::{
     atomic::PartialDir,
@@ -26,6 +27,7 @@ use crate::{
     latent_stats::LatentStats,
     model::{FirstStage, FirstStageConfig, ModelFacts, load_first_stage, save_first_stage},
     optim::Accumulator,
+    parallel::Workers,
     reconstruct::{VALIDATION_IMAGES, held_out_psnr, pairs},
     rng::Stream,
     run::RunDir,
@@ -77,10 +79,11 @@ fn train<M: Autoencoder + Into<FirstStage>>(
         stage1.training.keep_checkpoints,
     )?;
     let newest = newest_checkpoint(&checkpoints, Stage::Vae, observer)?;
-    let start = newest
-        .as_ref()
-        .map_or(0, |checkpoint| checkpoint.state().step);
-    if start == stage1.training.steps && is_exported(run, start, device) {
+    let workers = run.workers();
+    let start = common_start(workers, newest.as_ref(), &stage1.training, observer)?;
+    if start == stage1.training.steps
+        && workers.first_does(|| Ok(is_exported(run, start, device)))?
+    {
         return Ok(Outcome::Finished);
     }
     let (training_set, validation_set) = config.data.open(config.seed)?;
@@ -112,6 +115,7 @@ fn train<M: Autoencoder + Into<FirstStage>>(
 
     let mut trainer = Stage1Trainer {
         config,
+        workers,
         stage1,
         autoencoder,
         checkpoints,
@@ -132,11 +136,15 @@ fn train<M: Autoencoder + Into<FirstStage>>(
         &mut trainer,
         observer,
     )?;
-    if outcome == Outcome::Finished {
-        trainer.finish(run, observer)
-    } else {
-        Ok(outcome)
+    if outcome != Outcome::Finished {
+        return Ok(outcome);
     }
+    let exported =
+        workers.first_does(|| Ok(trainer.finish(run, observer)? == Outcome::Finished))?;
+    Ok(match exported {
+        true => Outcome::Finished,
+        false => Outcome::Stopped(stage1.training.steps),
+    })
 }
 
 /// Whether the run's model holds the autoencoder after `steps` steps: there may be none, or that of a shorter training.
@@ -147,6 +155,7 @@ fn is_exported(run: &RunDir, steps: u64, device: &Device) -> bool {
 
 struct Stage1Trainer<'a, M> {
     config: &'a RunConfig,
+    workers: &'a Workers,
     stage1: &'a Stage1Config,
     autoencoder: FirstStageConfig,
     checkpoints: Checkpoints,
@@ -171,7 +180,7 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
         let mut pairs = Vec::with_capacity(training.accumulation);
         for micro in 0..training.accumulation {
             let images = self.next_batch(step, observer)?;
-            let noise = self.posterior_noise(&images, step, micro);
+            let noise = self.posterior_noise(&images, step, self.workers.micro_batch(micro));
             let output = self.objective.generator(
                 self.vae.module(),
                 self.discriminator.as_ref().map(Trained::module),
@@ -179,14 +188,15 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
                 noise,
                 step,
             );
-            finite("loss", output.terms.total.into(), step)?;
+            (self.workers).agree(finite("loss", output.terms.total.into(), step))?;
             generator.add(self.logged(&output.terms));
             gradients.add(self.vae.module(), output.grads);
             pairs.push((images, output.reconstruction));
         }
+        let gradients = gradients.take_joint(self.vae.module(), self.workers);
         let grad_norm = self
             .vae
-            .update(gradients.take(), rate, training.max_grad_norm, step)?;
+            .update(gradients, rate, training.max_grad_norm, step)?;
         let mut values = generator.values();
         values.extend([("grad_norm", grad_norm), ("lr", rate)]);
         values.extend(self.discriminate(pairs, rate, step)?);
@@ -194,9 +204,8 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
     }
 
     fn checkpoint(&self, step: u64) -> Result<PathBuf, Error> {
-        let mut writer =
-            self.checkpoints
-                .writer(train_state(self.config, &self.stage1.training, step))?;
+        let state = train_state(self.config, &self.stage1.training, self.workers, step);
+        let mut writer = self.checkpoints.writer(state)?;
         self.vae.save("vae", &mut writer)?;
         if let Some(discriminator) = &self.discriminator {
             discriminator.save("discriminator", &mut writer)?;
@@ -232,7 +241,11 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
                     strict: self.config.data.strict,
                 };
                 self.loader
-                    .insert(Loader::start(self.training_set.clone(), config)?)
+                    .insert(Loader::start_share(
+                        self.training_set.clone(),
+                        config,
+                        self.workers.share(),
+                    )?)
             }
         };
         let batch = loader.next().expect("a loader never ends")?;
@@ -267,7 +280,7 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
             .collect()
     }
 
-    /// Standard normal noise in the shape of the images' latents.
+    /// Standard normal noise in the shape of the images' latents, for micro-batch `micro` of the step.
     fn posterior_noise(&self, images: &Tensor<4>, step: u64, micro: usize) -> Tensor<4> {
         let [n, _, height, width] = images.dims();
         let factor = self.autoencoder.factor();
@@ -308,7 +321,8 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
             else {
                 return Ok(Values::new());
             };
-            finite("discriminator loss", output.terms.loss.into(), step)?;
+            let loss = finite("discriminator loss", output.terms.loss.into(), step);
+            self.workers.agree(loss)?;
             active |= !output.grads.is_empty();
             gradients.add(module, output.grads);
             let terms = output.terms;
@@ -326,7 +340,8 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
         let mut values = Values::new();
         if active {
             let max_norm = self.stage1.training.max_grad_norm;
-            let norm = discriminator.update(gradients.take(), rate, max_norm, step)?;
+            let gradients = gradients.take_joint(discriminator.module(), self.workers);
+            let norm = discriminator.update(gradients, rate, max_norm, step)?;
             values.push(("disc_grad_norm", norm));
         }
         if let Some(terms) = mean {

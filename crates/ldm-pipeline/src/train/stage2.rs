@@ -18,6 +18,7 @@ use super::{
     latents::{Frozen, LatentSource},
     run_loop::{Trainee, Values, finite, newest_checkpoint, run_steps, train_state},
     state::{Trained, initialise},
+    together::common_start,
 };
 use crate::{
     checkpoint::Checkpoints,
@@ -29,6 +30,7 @@ use crate::{
         ModelFacts,
     },
     optim::Accumulator,
+    parallel::Workers,
     rng::{Stream, below, rng, uniform},
     run::{self, RunDir},
     sheet::Sheet,
@@ -69,9 +71,8 @@ pub fn train_diffusion(
         training.keep_checkpoints,
     )?;
     let newest = newest_checkpoint(&checkpoints, Stage::Diffusion, observer)?;
-    let start = newest
-        .as_ref()
-        .map_or(0, |checkpoint| checkpoint.state().step);
+    let workers = run.workers();
+    let start = common_start(workers, newest.as_ref(), training, observer)?;
     let autodiff = device.clone().autodiff();
     let denoiser = initialise(config.seed, DENOISER_INIT, device, || Denoiser {
         unet: stage2.unet.init(&autodiff),
@@ -92,7 +93,7 @@ pub fn train_diffusion(
             device,
         },
         start * training.accumulation as u64,
-        &run.stage(Stage::Diffusion).join("latents.safetensors"),
+        run,
         observer,
     )?;
     let Some(latents) = latents else {
@@ -101,6 +102,7 @@ pub fn train_diffusion(
     let scheduler = stage2.noise.scheduler(&stage2.loss);
     let mut trainer = Stage2Trainer {
         config,
+        workers,
         stage2,
         checkpoints,
         device: device.clone(),
@@ -122,9 +124,12 @@ pub fn train_diffusion(
         observer,
     )?;
     if outcome == Outcome::Finished {
-        let path = run.model();
-        trainer.model().save(&path, false)?;
-        let _ = observer(Event::Saved(&path));
+        workers.first_does(|| {
+            let path = run.model();
+            trainer.model().save(&path, false)?;
+            let _ = observer(Event::Saved(&path));
+            Ok(true)
+        })?;
     }
     Ok(outcome)
 }
@@ -141,6 +146,7 @@ pub fn check_diffusion(config: &RunConfig) -> Result<(), Error> {
 
 struct Stage2Trainer<'a> {
     config: &'a RunConfig,
+    workers: &'a Workers,
     stage2: &'a Stage2Config,
     checkpoints: Checkpoints,
     device: Device,
@@ -163,6 +169,7 @@ impl Trainee for Stage2Trainer<'_> {
         let mut mean_loss = 0.0;
         for micro in 0..training.accumulation {
             let batch = self.latents.next(&self.device, observer)?;
+            let micro = self.workers.micro_batch(micro);
             let shape = batch.posterior.mean.dims();
             let first = (micro * training.batch_size) as u64;
             let noise =
@@ -187,20 +194,22 @@ impl Trainee for Stage2Trainer<'_> {
             let loss = self.loss.forward(output, x0, noise, &timesteps).loss;
 
             let value: f64 = loss.clone().into_scalar::<f32>().into();
-            mean_loss += finite("loss", value, step)? / training.accumulation as f64;
+            let value = self.workers.agree(finite("loss", value, step))?;
+            mean_loss += value / training.accumulation as f64;
             gradients.add(
                 denoiser,
                 GradientsParams::from_grads(loss.backward(), denoiser),
             );
         }
+        let gradients = gradients.take_joint(self.denoiser.module(), self.workers);
         let norm = self
             .denoiser
-            .update(gradients.take(), rate, training.max_grad_norm, step)?;
+            .update(gradients, rate, training.max_grad_norm, step)?;
         Ok(vec![("loss", mean_loss), ("grad_norm", norm), ("lr", rate)])
     }
 
     fn checkpoint(&self, step: u64) -> Result<PathBuf, Error> {
-        let state = train_state(self.config, &self.stage2.training, step);
+        let state = train_state(self.config, &self.stage2.training, self.workers, step);
         let mut writer = self.checkpoints.writer(state)?;
         self.denoiser.save("denoiser", &mut writer)?;
         Ok(writer.finish()?)
@@ -256,7 +265,7 @@ impl Stage2Trainer<'_> {
         }
     }
 
-    /// Timesteps of `count` items.
+    /// Timesteps of the `count` items of micro-batch `micro` of the step.
     fn timesteps(&self, step: u64, micro: usize, count: usize) -> Vec<usize> {
         let total = self.stage2.noise.steps;
         let first = micro * self.stage2.training.batch_size;
