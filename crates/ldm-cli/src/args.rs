@@ -28,6 +28,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Data(DataCommand),
     /// Train the autoencoder, the diffusion model, or one after the other.
+    ///
+    /// A build with the feature `mpi` trains with several processes: `mpirun -n 4 ldm train all CONFIG`. Each makes its own `accumulation`
+    /// micro-batches of a step, so that a step has four times the images.
     #[command(subcommand)]
     Train(TrainCommand),
     Sample(Box<SampleArgs>),

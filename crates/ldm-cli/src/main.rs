@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 }
 
 /// One `error:` line, its causes, and a `help:` line where there is something to do.
-fn report(error: &Error) {
+pub(crate) fn report(error: &Error) {
     note(format_args!("error: {error}"));
     let mut said = error.to_string();
     let mut cause = std::error::Error::source(error);

@@ -27,6 +27,8 @@ pub(crate) struct Progress {
     /// Value of the counter when the bar appeared: a resumed run doesn't start from 0.
     started_at: u64,
     last_line: Option<Instant>,
+    /// Number of this process where it isn't the first of several, which then tells only of what is wrong.
+    process: Option<usize>,
 }
 
 impl Progress {
@@ -48,6 +50,15 @@ impl Progress {
             started: Instant::now(),
             started_at: 0,
             last_line: None,
+            process: None,
+        }
+    }
+
+    /// For process `rank` of several, which shows no progress.
+    pub(crate) fn of_process(rank: usize) -> Self {
+        Self {
+            process: Some(rank),
+            ..Self::new()
         }
     }
 
@@ -62,6 +73,12 @@ impl Progress {
 
     /// Shows an event of a training stage.
     pub(crate) fn on_event(&mut self, event: Event) -> ControlFlow<()> {
+        if let Some(rank) = self.process {
+            if let Event::Warning(text) = event {
+                note(format_args!("process {rank}: warning: {text}"));
+            }
+            return self.flow();
+        }
         match event {
             Event::Step(report) => self.step(&report),
             Event::Work { what, done, total } => self.count(what, done as u64, total as u64, ""),

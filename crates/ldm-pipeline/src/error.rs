@@ -162,6 +162,14 @@ pub enum Error {
         /// The step.
         step: u64,
     },
+    /// Processes that can't train together.
+    #[error("{problem}")]
+    Processes {
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        help: &'static str,
+    },
     /// A request that the model can't serve.
     #[error("{0}")]
     Request(String),
@@ -214,6 +222,7 @@ impl Error {
             Self::NotFinite { .. } => Some(
                 "lower the learning rate (…training.lr.rate) or set …training.max_grad_norm, and go on from the last checkpoint with --resume".into(),
             ),
+            Self::Processes { help, .. } => Some((*help).into()),
             _ => None,
         }
     }

@@ -6,7 +6,8 @@
 //! - [`quickstart`] does all of it on pictures that are part of the program.
 //!
 //! The parts underneath stand alone: [`data`] makes batches, [`optim`] and [`ema`] update weights, [`checkpoint`] and [`weights`] store
-//! them, [`metrics`], [`plot`], [`sheet`] and [`report`] show what happens, [`rng`] is the only source of randomness.
+//! them, [`metrics`], [`plot`], [`sheet`] and [`report`] show what happens, [`parallel`] connects processes, [`rng`] is the only source of
+//! randomness.
 
 pub mod atomic;
 pub mod checkpoint;
@@ -23,6 +24,7 @@ pub mod metrics;
 pub mod model;
 pub mod nearest;
 pub mod optim;
+pub mod parallel;
 pub mod plot;
 pub mod quickstart;
 pub mod reconstruct;

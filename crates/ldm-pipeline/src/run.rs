@@ -7,15 +7,18 @@ use crate::{
     config::{RunConfig, Stage2Config},
     error::{ConfigError, Error},
     hardware::{self, Hardware},
+    parallel::Workers,
     train::Stage,
 };
 
-/// The directory of a run: `config.toml`, a folder per stage, and the model at the end.
+/// The directory of a run: `config.toml`, a folder per stage, and the model at the end. It knows the processes that train in it, of which
+/// the first alone writes.
 #[derive(Clone, Debug)]
 pub struct RunDir {
     path: PathBuf,
     changes: Vec<String>,
     hardware: Option<Hardware>,
+    workers: Workers,
 }
 
 impl RunDir {
@@ -63,7 +66,32 @@ impl RunDir {
             path: path.into(),
             changes: Vec::new(),
             hardware: None,
+            workers: Workers::default(),
         }
+    }
+
+    /// [`open`](Self::open) for several processes, all of which have to call it.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open), in the first process; the others wait for it.
+    pub fn open_shared(
+        path: &Path,
+        config: &RunConfig,
+        stages: &[Stage],
+        resume: bool,
+        workers: &Workers,
+    ) -> Result<Self, Error> {
+        let mut run = Self::at(path);
+        workers.first_does(|| {
+            run = Self::open(path, config, stages, resume)?;
+            // Later, when all look for checkpoints, there must be nothing left to clean up.
+            for &stage in stages {
+                atomic::clean_up(&run.checkpoints(stage))?;
+            }
+            Ok(true)
+        })?;
+        run.workers = workers.clone();
+        Ok(run)
     }
 
     /// Has the stages record the machine that they run on.
@@ -75,11 +103,19 @@ impl RunDir {
         }
     }
 
+    /// The processes that train in it.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
     /// Creates what a stage writes into, and records configuration and machine. Called when nothing else can be wrong.
     ///
     /// # Errors
     /// If the directory can't be written to.
     pub(crate) fn start(&self, stage: Stage, config: &RunConfig) -> Result<(), Error> {
+        if !self.workers.is_first() {
+            return Ok(());
+        }
         for folder in [self.stage(stage), self.samples(stage)] {
             atomic::create_dir(&folder)?;
             atomic::clean_up(&folder)?;

@@ -287,11 +287,6 @@ impl TrainingConfig {
             every: self.keep_every,
         }
     }
-
-    /// Images per optimiser step.
-    pub fn images_per_step(&self) -> usize {
-        self.batch_size * self.accumulation
-    }
 }
 
 impl NoiseConfig {

@@ -34,6 +34,25 @@ pub struct LoaderConfig {
     pub strict: bool,
 }
 
+/// Which of a run's batches a [`Loader`] delivers: `first` and every `of`-th after it, as its batches 0, 1, ...
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Number of the first, below `of`.
+    pub first: u64,
+    /// Among how many loaders the batches are dealt out, at least 1.
+    pub of: u64,
+}
+
+impl Share {
+    /// All batches.
+    pub const ALL: Self = Self { first: 0, of: 1 };
+
+    /// The run's number of this share's batch `number`.
+    fn batch(self, number: u64) -> u64 {
+        number * self.of + self.first
+    }
+}
+
 /// Some samples, side by side.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
@@ -91,12 +110,24 @@ pub struct Loader {
     threads: Vec<JoinHandle<()>>,
     shared: Arc<Shared>,
     next: u64,
+    share: Share,
     delivered: usize,
     waited: Duration,
 }
 
 impl Loader {
-    /// Starts the threads.
+    /// Starts the threads; delivers every batch from `config.start_batch` on.
+    ///
+    /// # Errors
+    /// As for [`start_share`](Self::start_share).
+    ///
+    /// # Panics
+    /// As [`start_share`](Self::start_share).
+    pub fn start(dataset: Arc<dyn Dataset>, config: LoaderConfig) -> Result<Self, DataError> {
+        Self::start_share(dataset, config, Share::ALL)
+    }
+
+    /// Starts the threads; delivers the batches of `share` alone, of which `config.start_batch` counts those that are skipped.
     ///
     /// # Errors
     /// When the data set has no samples. The iterator yields an error when all samples are unusable, or one is
@@ -104,7 +135,11 @@ impl Loader {
     ///
     /// # Panics
     /// When `config.batch` is 0, or the system can't start a thread.
-    pub fn start(dataset: Arc<dyn Dataset>, config: LoaderConfig) -> Result<Self, DataError> {
+    pub fn start_share(
+        dataset: Arc<dyn Dataset>,
+        config: LoaderConfig,
+        share: Share,
+    ) -> Result<Self, DataError> {
         assert!(config.batch > 0, "a batch has at least one sample");
         if dataset.is_empty() {
             return Err(DataError::NoSamples);
@@ -115,10 +150,11 @@ impl Loader {
             .map(|number| {
                 let (results, queue) = sync_channel(AHEAD);
                 let worker = Worker::new(Arc::clone(&dataset), config.clone(), Arc::clone(&shared));
-                let first = config.start_batch + number as u64;
+                let first = share.batch(config.start_batch + number as u64);
+                let stride = workers * share.of as usize;
                 let thread = thread::Builder::new()
                     .name(format!("data-{number}"))
-                    .spawn(move || worker.run(first, workers, &results))
+                    .spawn(move || worker.run(first, stride, &results))
                     .expect("the system starts a thread");
                 (queue, thread)
             })
@@ -128,6 +164,7 @@ impl Loader {
             threads,
             shared,
             next: config.start_batch,
+            share,
             delivered: 0,
             waited: Duration::ZERO,
         })
@@ -161,7 +198,9 @@ impl Iterator for Loader {
         // The threads take turns, so that each queue is in order and their number bounds what is prepared ahead.
         let received = self.queues[self.delivered % self.queues.len()].recv();
         self.waited += start.elapsed();
-        let result = received.unwrap_or(Err(DataError::WorkerLost { batch: self.next }));
+        let result = received.unwrap_or(Err(DataError::WorkerLost {
+            batch: self.share.batch(self.next),
+        }));
         self.next += 1;
         self.delivered += 1;
         if result.is_err() {
@@ -249,6 +288,23 @@ mod tests {
             for (index, caption) in batch.indices.iter().zip(&batch.captions) {
                 assert_eq!(caption, if *index == 3 { "three" } else { "" });
             }
+        }
+    }
+
+    #[test]
+    fn shares_are_dealt_out_in_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        write_greys(dir.path(), 7);
+        let all = batches(dir.path(), config(1, 0), 12);
+        for first in 0..3 {
+            let share = Share { first, of: 3 };
+            let own: Vec<Batch> = Loader::start_share(dataset(dir.path()), config(2, 1), share)
+                .unwrap()
+                .take(3)
+                .map(Result::unwrap)
+                .collect();
+            let expected = all.iter().skip(3 + first as usize).step_by(3).cloned();
+            assert!(own.into_iter().eq(expected), "share {first}");
         }
     }
 

@@ -33,7 +33,7 @@ pub use dataset::{Dataset, ImageDataset, Sample};
 pub use decode::{DEFAULT_MAX_PIXELS, Picture, Rgb16Image, decode};
 pub use error::DataError;
 pub use folder::{ImageEntry, ImageFolder};
-pub use loader::{Batch, Loader, LoaderConfig};
+pub use loader::{Batch, Loader, LoaderConfig, Share};
 pub use preprocess::{Crop, Fit, Preprocess};
 pub use shards::ShardDamage;
 pub use source::ImageSource;

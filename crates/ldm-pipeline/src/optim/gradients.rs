@@ -5,7 +5,8 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use rayon::prelude::*;
 
-use super::on_host;
+use super::{all_reduce::sum_over, on_host};
+use crate::parallel::Workers;
 
 /// Values summed by one task: small enough to balance the load, and fixed, so that the order of summation and with it
 /// every bit of the norm does not depend on the number of threads.
@@ -26,6 +27,18 @@ impl From<GradientsParams> for Gradients {
 }
 
 impl Gradients {
+    /// The gradient of `param`, not yet scaled.
+    #[cfg(test)]
+    pub(crate) fn of<const D: usize>(&self, param: &Param<Tensor<D>>) -> Option<Tensor<D>> {
+        self.params.get::<D>(param.id)
+    }
+
+    /// The factor that the optimiser will apply.
+    #[cfg(test)]
+    pub(crate) fn scale(&self) -> f64 {
+        self.scale
+    }
+
     /// The L2 norm over all parameters of `module` together. Not finite if any gradient is not.
     #[must_use]
     pub fn norm<M: Module>(&mut self, module: &M) -> f64 {
@@ -113,6 +126,17 @@ impl<M: Module> Accumulator<M> {
     pub fn add(&mut self, module: &M, gradients: GradientsParams) {
         self.sum.accumulate(module, gradients);
         self.count += 1;
+    }
+
+    /// [`take`](Self::take) over the micro-batches of all processes, which have equally many each.
+    #[must_use]
+    pub(crate) fn take_joint(&mut self, module: &M, workers: &Workers) -> Gradients {
+        let mut gradients = self.take();
+        if workers.size() > 1 {
+            sum_over(workers, &mut gradients.params, module);
+            gradients.scale /= workers.size() as f64;
+        }
+        gradients
     }
 
     /// The mean over the micro-batches added since the last call, which for equal sizes is the gradient of the joint

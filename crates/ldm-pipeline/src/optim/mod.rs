@@ -5,6 +5,7 @@
 //! fifteen passes over memory for what one can do.
 
 mod adam;
+mod all_reduce;
 mod gradients;
 mod schedule;
 

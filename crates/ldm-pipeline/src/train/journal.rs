@@ -22,6 +22,9 @@ pub(super) fn journalled<T>(
     observer: &mut Observer,
     work: impl FnOnce(&mut Observer) -> T,
 ) -> T {
+    if !run.workers().is_first() {
+        return work(observer);
+    }
     let journal = Journal {
         path: run.log(),
         stage,

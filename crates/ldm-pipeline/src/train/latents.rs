@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use ldm_autoencoder::DiagonalGaussian;
 
 use super::{
-    Event, Observer,
+    Event, Observer, Stage,
     images::{load_present, report_skipped, to_tensor},
     latent_cache::{CacheKey, CacheShape, LatentCache, write_header, write_rows},
     run_loop::{at_work, with_causes},
@@ -14,10 +14,14 @@ use super::{
 use crate::{
     atomic,
     config::{RunConfig, Stage2Config},
-    data::{Crop, DataError, Dataset, ImageDataset, LatentCaching, Loader, LoaderConfig, Sample},
+    data::{
+        Crop, DataError, Dataset, ImageDataset, LatentCaching, Loader, LoaderConfig, Sample, Share,
+    },
     error::Error,
     model::FirstStage,
+    parallel::Workers,
     rng::{Stream, rng, uniform},
+    run::RunDir,
 };
 
 /// Posteriors of a micro-batch.
@@ -34,6 +38,7 @@ pub(super) struct LatentSource {
     loader: Option<Loader>,
     dataset: Arc<dyn Dataset>,
     config: LoaderConfig,
+    share: Share,
     /// `None` if the loader already gives moments.
     first_stage: Option<FirstStage>,
 }
@@ -56,7 +61,7 @@ impl LatentSource {
         stage2: &Stage2Config,
         set: Arc<ImageDataset>,
         frozen: &Frozen,
-        file: &Path,
+        run: &RunDir,
         observer: &mut Observer,
     ) -> Result<Option<Self>, Error> {
         let loader_config = LoaderConfig {
@@ -69,18 +74,18 @@ impl LatentSource {
         let cached =
             config.data.latent_cache != LatentCaching::Off && config.data.crop != Crop::Random;
         let cache = if cached {
-            match open_or_fill(config, &set, frozen, loader_config.batch, file, observer) {
-                Ok(cache) => Some(cache),
-                Err(Unfilled::Stopped) => return Ok(None),
-                Err(Unfilled::Failed(error)) => return Err(error),
-                Err(Unfilled::NotWritten(error)) => {
-                    let text = format!(
-                        "no latents are cached: {}; each image is encoded at each visit",
-                        with_causes(&error)
-                    );
-                    let _ = observer(Event::Warning(&text));
-                    None
-                }
+            let file = run.stage(Stage::Diffusion).join("latents.safetensors");
+            let cache = FirstStageCache {
+                config,
+                set: &set,
+                frozen,
+                batch: loader_config.batch,
+                file: &file,
+            };
+            match cache.open_together(run.workers(), observer)? {
+                Filled::Stopped => return Ok(None),
+                Filled::Cached(cache) => Some(cache),
+                Filled::NotWritten => None,
             }
         } else {
             None
@@ -101,6 +106,7 @@ impl LatentSource {
             loader: None,
             dataset,
             config: loader_config,
+            share: run.workers().share(),
             first_stage,
         }))
     }
@@ -110,7 +116,11 @@ impl LatentSource {
         // The threads of the former end first.
         self.loader = None;
         self.config.start_batch = number;
-        self.loader = Some(Loader::start(self.dataset.clone(), self.config.clone())?);
+        self.loader = Some(Loader::start_share(
+            self.dataset.clone(),
+            self.config.clone(),
+            self.share,
+        )?);
         Ok(())
     }
 
@@ -185,6 +195,25 @@ impl Dataset for CachedLatents {
     }
 }
 
+/// What the cache of a stage is made of.
+struct FirstStageCache<'a> {
+    config: &'a RunConfig,
+    set: &'a ImageDataset,
+    frozen: &'a Frozen<'a>,
+    /// Images that are encoded together.
+    batch: usize,
+    file: &'a Path,
+}
+
+/// The outcome of looking for a cache and, if there is none, making one.
+enum Filled {
+    /// The observer stopped the encoding.
+    Stopped,
+    Cached(LatentCache),
+    /// The disk may be full; the observer knows.
+    NotWritten,
+}
+
 /// Why there is no cache.
 enum Unfilled {
     /// The observer stopped the encoding.
@@ -194,45 +223,80 @@ enum Unfilled {
     NotWritten(atomic::WriteError),
 }
 
-/// The cache in `file`, made first if there is none.
-fn open_or_fill(
-    config: &RunConfig,
-    set: &ImageDataset,
-    frozen: &Frozen,
-    batch: usize,
-    file: &Path,
-    observer: &mut Observer,
-) -> Result<LatentCache, Unfilled> {
-    let autoencoder = config.stage1.autoencoder();
-    let side = config.data.resolution / autoencoder.factor();
-    let shape = CacheShape {
-        rows: variants(config.data.flip) * set.len(),
-        row: [2 * autoencoder.latent_channels(), side, side],
-    };
-    let key = CacheKey::new(config, set, &frozen.key);
-    if file.exists() {
-        match LatentCache::open(file, &key, shape) {
-            Err(Error::LatentCache { .. })
-                if config.data.latent_cache == LatentCaching::Rebuild => {}
-            result => return result.map_err(Unfilled::Failed),
+impl FirstStageCache<'_> {
+    /// The cache, made first by the first process if there is none.
+    fn open_together(&self, workers: &Workers, observer: &mut Observer) -> Result<Filled, Error> {
+        let mut own = None;
+        workers.first_does(|| {
+            own = Some(match self.open_or_fill(observer) {
+                Ok(cache) => Filled::Cached(cache),
+                Err(Unfilled::Stopped) => Filled::Stopped,
+                Err(Unfilled::Failed(error)) => return Err(error),
+                Err(Unfilled::NotWritten(error)) => {
+                    let text = format!(
+                        "no latents are cached: {}; each image is encoded at each visit",
+                        with_causes(&error)
+                    );
+                    let _ = observer(Event::Warning(&text));
+                    Filled::NotWritten
+                }
+            });
+            Ok(true)
+        })?;
+        let number = own.as_ref().map_or(0, |own| match own {
+            Filled::Stopped => 0,
+            Filled::Cached(_) => 1,
+            Filled::NotWritten => 2,
+        });
+        Ok(match (own, workers.numbers(number)[0]) {
+            (Some(own), _) => own,
+            (None, 1) => Filled::Cached(LatentCache::open(self.file, &self.key(), self.shape())?),
+            (None, 2) => Filled::NotWritten,
+            (None, _) => Filled::Stopped,
+        })
+    }
+
+    fn key(&self) -> CacheKey {
+        CacheKey::new(self.config, self.set, &self.frozen.key)
+    }
+
+    fn shape(&self) -> CacheShape {
+        let autoencoder = self.config.stage1.autoencoder();
+        let side = self.config.data.resolution / autoencoder.factor();
+        CacheShape {
+            rows: variants(self.config.data.flip) * self.set.len(),
+            row: [2 * autoencoder.latent_channels(), side, side],
         }
     }
-    // Whatever else than a failed write ends the encoding; the file is then not put in place.
-    let mut ended = None;
-    let written = atomic::write_file_with(file, |out| {
-        write_header(out, &key, shape)?;
-        encode_all(set, frozen, batch, shape, out, observer).or_else(|end| match end {
-            Ended::Write(error) => Err(error),
-            Ended::Other(reason) => {
-                ended = Some(reason);
-                Err(io::Error::other("the encoding ended early"))
+
+    fn open_or_fill(&self, observer: &mut Observer) -> Result<LatentCache, Unfilled> {
+        let (key, shape, file) = (self.key(), self.shape(), self.file);
+        if file.exists() {
+            match LatentCache::open(file, &key, shape) {
+                Err(Error::LatentCache { .. })
+                    if self.config.data.latent_cache == LatentCaching::Rebuild => {}
+                result => return result.map_err(Unfilled::Failed),
             }
-        })
-    });
-    match (written, ended) {
-        (_, Some(reason)) => Err(reason),
-        (Err(error), None) => Err(Unfilled::NotWritten(error)),
-        (Ok(()), None) => LatentCache::open(file, &key, shape).map_err(Unfilled::Failed),
+        }
+        // Whatever else than a failed write ends the encoding; the file is then not put in place.
+        let mut ended = None;
+        let written = atomic::write_file_with(file, |out| {
+            write_header(out, &key, shape)?;
+            encode_all(self.set, self.frozen, self.batch, shape, out, observer).or_else(|end| {
+                match end {
+                    Ended::Write(error) => Err(error),
+                    Ended::Other(reason) => {
+                        ended = Some(reason);
+                        Err(io::Error::other("the encoding ended early"))
+                    }
+                }
+            })
+        });
+        match (written, ended) {
+            (_, Some(reason)) => Err(reason),
+            (Err(error), None) => Err(Unfilled::NotWritten(error)),
+            (Ok(()), None) => LatentCache::open(file, &key, shape).map_err(Unfilled::Failed),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod run_loop;
 mod stage1;
 mod stage2;
 mod state;
+mod together;
 mod tokens;
 mod validation;
 mod waiting;
@@ -85,7 +86,7 @@ pub struct StepReport<'a> {
     pub step: u64,
     /// Steps in all.
     pub total: u64,
-    /// Images per step.
+    /// Images per step, over all processes.
     pub images: usize,
     /// Everything that went into `metrics.jsonl`.
     pub values: &'a [(&'static str, f64)],

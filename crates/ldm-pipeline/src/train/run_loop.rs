@@ -10,7 +10,10 @@ use std::{
 use image::RgbImage;
 
 use super::{
-    Event, Observer, Outcome, Stage, StepReport, persist::persist, recorder::Recorder,
+    Event, Observer, Outcome, Stage, StepReport,
+    persist::persist,
+    recorder::Recorder,
+    together::{check_start, images_per_step},
     waiting::WaitWatch,
 };
 use crate::{
@@ -18,6 +21,7 @@ use crate::{
     config::{NonFiniteAction, RunConfig, TrainingConfig},
     error::Error,
     memory::resident_mib,
+    parallel::Workers,
     run::RunDir,
 };
 
@@ -97,7 +101,9 @@ pub(super) struct RunLoop<'a> {
     training: &'a TrainingConfig,
     run: &'a RunDir,
     checkpoints: &'a Checkpoints,
-    recorder: Recorder<'a>,
+    workers: &'a Workers,
+    /// Of the first process.
+    recorder: Option<Recorder<'a>>,
     /// Steps whose batches are passed over.
     passed_over: BTreeSet<u64>,
     /// Steps that were not finite since the last checkpoint.
@@ -128,7 +134,8 @@ impl<'a> RunLoop<'a> {
             training,
             run,
             checkpoints,
-            recorder: Recorder::open(run, stage, start.step)?,
+            workers: run.workers(),
+            recorder: recorder(run, stage, start.step)?,
             passed_over: BTreeSet::new(),
             failures: 0,
             rate_scale: start.rate_scale,
@@ -169,36 +176,48 @@ impl<'a> RunLoop<'a> {
             let last = done == total;
             self.add_pace(&mut values, began.elapsed().as_secs_f64(), total - done);
             self.waiting.step(&values, observer);
+            self.workers.mean(&mut values);
 
             let showing = last || done.is_multiple_of(self.training.sample_every);
             let saving = last || done.is_multiple_of(self.training.checkpoint_every);
             let mut score = None;
-            if showing || (saving && self.training.keep_best) {
+            let first = self.workers.is_first();
+            if first && (showing || (saving && self.training.keep_best)) {
                 let validation = trainee.validate()?;
                 values.extend(validation.values);
                 score = validation.score;
             }
-            let sheet = showing.then(|| trainee.preview(done)).transpose()?;
-            self.recorder.record(done, &values, sheet, observer);
+            if let Some(recorder) = &mut self.recorder {
+                let sheet = showing.then(|| trainee.preview(done)).transpose()?;
+                recorder.record(done, &values, sheet, observer);
+            }
 
             let flow = observer(Event::Step(StepReport {
                 stage: self.stage,
                 step: done,
                 total,
-                images: self.training.images_per_step(),
+                images: self.images_per_step(),
                 values: &values,
             }));
-            let stopped = flow.is_break() && !last;
-            if last || stopped {
+            let stopped = self.workers.any(flow.is_break()) && !last;
+            if first && (last || stopped) {
                 let path = persist("checkpoint", self.training, last, observer, || {
                     self.checkpoint(done, score, trainee)
                 })?;
                 if stopped {
                     let _ = observer(Event::Saved(&path));
-                    return Ok(Outcome::Stopped(done));
                 }
-            } else if saving || self.is_overdue() {
+            } else if first && (saving || self.is_overdue()) {
                 self.try_checkpoint(done, score, trainee, observer);
+            }
+            if showing || saving || stopped {
+                self.workers.wait();
+            }
+            if stopped {
+                return Ok(Outcome::Stopped(done));
+            }
+            if saving && self.workers.any(self.saved == done) {
+                self.failures = 0;
             }
             step = done;
         }
@@ -228,10 +247,7 @@ impl<'a> RunLoop<'a> {
         let typical = self.recent.iter().sum::<f64>() / self.recent.len() as f64;
         values.extend([
             ("seconds_per_step", seconds),
-            (
-                "images_per_second",
-                self.training.images_per_step() as f64 / seconds,
-            ),
+            ("images_per_second", self.images_per_step() as f64 / seconds),
             ("eta_seconds", typical * left as f64),
         ]);
         values.extend(resident_mib().map(|mib| ("memory_mib", mib)));
@@ -266,9 +282,9 @@ impl<'a> RunLoop<'a> {
             self.rate_scale *= policy.rate_factor;
         }
 
-        let start = restore_newest(self.checkpoints, trainee, observer)?;
+        let start = restore_newest(self.checkpoints, trainee, self.workers, observer)?;
         trainee.seek(start.step)?;
-        self.recorder = Recorder::open(self.run, self.stage, start.step)?;
+        self.recorder = recorder(self.run, self.stage, start.step)?;
         let how = match policy.action {
             NonFiniteAction::LowerRate => {
                 format!("at {} times the learning rate", self.rate_scale)
@@ -285,7 +301,7 @@ impl<'a> RunLoop<'a> {
 
     /// Keeps what was reached when the run ends by an error, such as data that are gone.
     fn save_before_failing(&self, step: u64, trainee: &dyn Trainee, observer: &mut Observer) {
-        if step > self.saved && trainee.damage().is_none() {
+        if self.workers.is_first() && step > self.saved && trainee.damage().is_none() {
             match self.checkpoint(step, None, trainee) {
                 Ok(path) => drop(observer(Event::Saved(&path))),
                 Err(error) => warn(
@@ -305,7 +321,7 @@ impl<'a> RunLoop<'a> {
         let mut writer = self.checkpoints.writer(TrainState {
             step,
             seed: self.config.seed,
-            samples_seen: step * self.training.images_per_step() as u64,
+            samples_seen: step * self.images_per_step() as u64,
             config_hash: format!("{:08x}", crc32c::crc32c(self.config.to_toml().as_bytes())),
             score: score.filter(|score| score.is_finite()),
             rate_scale: self.rate_scale,
@@ -326,7 +342,6 @@ impl<'a> RunLoop<'a> {
         match self.checkpoint(step, score, trainee) {
             Ok(path) => {
                 self.saved = step;
-                self.failures = 0;
                 if self.overdue.take().is_some() {
                     let _ = observer(Event::Saved(&path));
                 }
@@ -343,9 +358,21 @@ impl<'a> RunLoop<'a> {
         }
     }
 
+    fn images_per_step(&self) -> usize {
+        images_per_step(self.training, self.workers)
+    }
+
     fn is_overdue(&self) -> bool {
         self.overdue
             .is_some_and(|since| since.elapsed() >= RETRY_AFTER)
+    }
+}
+
+/// What the first process writes records with.
+fn recorder(run: &RunDir, stage: Stage, start: u64) -> Result<Option<Recorder<'_>>, Error> {
+    match run.workers().is_first() {
+        true => Recorder::open(run, stage, start).map(Some),
+        false => Ok(None),
     }
 }
 
@@ -367,11 +394,18 @@ pub(super) struct Start {
     /// Steps done before.
     pub(super) step: u64,
     pub(super) rate_scale: f64,
+    pub(super) samples_seen: u64,
 }
 
 impl Start {
     /// Tells where the session begins, and what was changed since the one before.
-    pub(super) fn announce(&self, stage: Stage, run: &RunDir, observer: &mut Observer) {
+    pub(super) fn announce(
+        &self,
+        stage: Stage,
+        training: &TrainingConfig,
+        run: &RunDir,
+        observer: &mut Observer,
+    ) {
         if self.step == 0 {
             return;
         }
@@ -382,12 +416,39 @@ impl Start {
         for change in run.changes(stage) {
             let _ = observer(Event::Note(&format!("changed: {change}")));
         }
+        let now = images_per_step(training, run.workers()) as u64;
+        if self.samples_seen != self.step * now {
+            let before = self.samples_seen as f64 / self.step as f64;
+            let _ = observer(Event::Note(&format!(
+                "a step has {now} images now, and had {before} before (batch size x accumulation x processes)"
+            )));
+        }
     }
 }
 
 /// Restores `trainee` from the newest checkpoint that is whole and finite, or to its beginning if there is none at all. Others are named
 /// and set aside.
 pub(super) fn restore_newest(
+    checkpoints: &Checkpoints,
+    trainee: &mut dyn Trainee,
+    workers: &Workers,
+    observer: &mut Observer,
+) -> Result<Start, Error> {
+    // The first process sets aside what can't be used; then all find the same.
+    let mut start = None;
+    workers.first_does(|| {
+        start = Some(restore_usable(checkpoints, trainee, observer)?);
+        Ok(true)
+    })?;
+    let start = match start {
+        Some(start) => start,
+        None => restore_usable(checkpoints, trainee, observer)?,
+    };
+    check_start(workers, start.step)?;
+    Ok(start)
+}
+
+fn restore_usable(
     checkpoints: &Checkpoints,
     trainee: &mut dyn Trainee,
     observer: &mut Observer,
@@ -398,6 +459,7 @@ pub(super) fn restore_newest(
             return Ok(Start {
                 step: 0,
                 rate_scale: 1.0,
+                samples_seen: 0,
             });
         };
         trainee.restore(Some(&checkpoint))?;
@@ -406,6 +468,7 @@ pub(super) fn restore_newest(
             return Ok(Start {
                 step: state.step,
                 rate_scale: state.rate_scale,
+                samples_seen: state.samples_seen,
             });
         };
         let aside = checkpoints.set_aside(checkpoint.path())?;

@@ -32,6 +32,7 @@ use crate::{
     latent_stats::LatentStats,
     model::{FirstStage, FirstStageConfig, ModelFacts, load_first_stage, save_first_stage},
     optim::Accumulator,
+    parallel::Workers,
     reconstruct::{VALIDATION_IMAGES, held_out_psnr, pairs},
     rng::Stream,
     run::RunDir,
@@ -81,11 +82,14 @@ fn train<M: Autoencoder + Into<FirstStage>>(
 ) -> Result<Outcome, Error> {
     let stage1 = &config.stage1;
     let training = &stage1.training;
+    let workers = run.workers();
     let checkpoints = Checkpoints::open(&run.checkpoints(Stage::Vae), training.retention())?;
-    if let Some(newest) = newest_checkpoint(&checkpoints, observer)?
-        && newest.state().step == training.steps
-        && is_exported(run, training.steps, device)
-    {
+    let exported = workers.first_does(|| {
+        let newest = newest_checkpoint(&checkpoints, observer)?;
+        let complete = newest.is_some_and(|newest| newest.state().step == training.steps);
+        Ok(complete && is_exported(run, training.steps, device))
+    })?;
+    if exported {
         return Ok(Outcome::Finished);
     }
     let (training_set, validation_set) = config.data.open(config.seed)?;
@@ -102,6 +106,7 @@ fn train<M: Autoencoder + Into<FirstStage>>(
     let (vae, discriminator) = initial(config, init, device);
     let mut trainer = Stage1Trainer {
         config,
+        workers,
         stage1,
         autoencoder,
         init,
@@ -114,16 +119,20 @@ fn train<M: Autoencoder + Into<FirstStage>>(
         loader: None,
         training_set,
     };
-    let start = restore_newest(&checkpoints, &mut trainer, observer)?;
-    start.announce(Stage::Vae, run, observer);
+    let start = restore_newest(&checkpoints, &mut trainer, workers, observer)?;
+    start.announce(Stage::Vae, training, run, observer);
     trainer.seek(start.step)?;
     let course = RunLoop::open(Stage::Vae, config, training, run, &checkpoints, &start)?;
     let outcome = course.run(&mut trainer, observer)?;
-    if outcome == Outcome::Finished {
-        trainer.finish(run, observer)
-    } else {
-        Ok(outcome)
+    if outcome != Outcome::Finished {
+        return Ok(outcome);
     }
+    let exported =
+        workers.first_does(|| Ok(trainer.finish(run, observer)? == Outcome::Finished))?;
+    Ok(match exported {
+        true => Outcome::Finished,
+        false => Outcome::Stopped(stage1.training.steps),
+    })
 }
 
 /// The autoencoder and, if the objective has an adversarial part, the discriminator before their first step.
@@ -155,6 +164,7 @@ fn is_exported(run: &RunDir, steps: u64, device: &Device) -> bool {
 
 struct Stage1Trainer<'a, M> {
     config: &'a RunConfig,
+    workers: &'a Workers,
     stage1: &'a Stage1Config,
     autoencoder: FirstStageConfig,
     init: &'a dyn Fn(&Device) -> M,
@@ -182,7 +192,7 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
             .map(|_| self.next_batch(observer))
             .collect::<Result<Vec<_>, _>>()?;
         for (micro, images) in batches.into_iter().enumerate() {
-            let noise = self.posterior_noise(&images, step, micro);
+            let noise = self.posterior_noise(&images, step, self.workers.micro_batch(micro));
             let output = self.objective.generator(
                 self.vae.module(),
                 self.discriminator.as_ref().map(Trained::module),
@@ -190,14 +200,15 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
                 noise,
                 step,
             );
-            finite("loss", output.terms.total.into(), step)?;
+            (self.workers).agree(finite("loss", output.terms.total.into(), step))?;
             generator.add(self.logged(&output.terms));
             gradients.add(self.vae.module(), output.grads);
             pairs.push((images, output.reconstruction));
         }
+        let gradients = gradients.take_joint(self.vae.module(), self.workers);
         let grad_norm = self
             .vae
-            .update(gradients.take(), rate, training.max_grad_norm, step)?;
+            .update(gradients, rate, training.max_grad_norm, step)?;
         let mut values = generator.values();
         values.extend([("grad_norm", grad_norm), ("lr", rate)]);
         values.extend(self.discriminate(pairs, rate, step)?);
@@ -242,7 +253,11 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
             start_batch: step * training.accumulation as u64,
             strict: self.config.data.strict,
         };
-        self.loader = Some(Loader::start(self.training_set.clone(), config)?);
+        self.loader = Some(Loader::start_share(
+            self.training_set.clone(),
+            config,
+            self.workers.share(),
+        )?);
         Ok(())
     }
 
@@ -307,7 +322,7 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
             .collect()
     }
 
-    /// Standard normal noise in the shape of the images' latents.
+    /// Standard normal noise in the shape of the images' latents, for micro-batch `micro` of the step.
     fn posterior_noise(&self, images: &Tensor<4>, step: u64, micro: usize) -> Tensor<4> {
         let [n, _, height, width] = images.dims();
         let factor = self.autoencoder.factor();
@@ -348,7 +363,8 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
             else {
                 return Ok(Values::new());
             };
-            finite("discriminator loss", output.terms.loss.into(), step)?;
+            let loss = finite("discriminator loss", output.terms.loss.into(), step);
+            self.workers.agree(loss)?;
             active |= !output.grads.is_empty();
             gradients.add(module, output.grads);
             let terms = output.terms;
@@ -366,7 +382,8 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
         let mut values = Values::new();
         if active {
             let max_norm = self.stage1.training.max_grad_norm;
-            let norm = discriminator.update(gradients.take(), rate, max_norm, step)?;
+            let gradients = gradients.take_joint(discriminator.module(), self.workers);
+            let norm = discriminator.update(gradients, rate, max_norm, step)?;
             values.push(("disc_grad_norm", norm));
         }
         if let Some(terms) = mean {

@@ -31,6 +31,7 @@ use crate::{
         ModelFacts,
     },
     optim::Accumulator,
+    parallel::Workers,
     rng::{Stream, below, rng, uniform},
     run::{self, RunDir},
     sheet::Sheet,
@@ -78,8 +79,12 @@ fn train(
     let preview = conditions.preview(stage2, &training_set)?;
 
     run.start(Stage::Diffusion, config)?;
+    let workers = run.workers();
     let checkpoints = Checkpoints::open(&run.checkpoints(Stage::Diffusion), training.retention())?;
-    let held_out = HeldOut::new(config, stage2, &held_out, &training_set, &frozen, device);
+    let held_out = match workers.is_first() {
+        true => HeldOut::new(config, stage2, &held_out, &training_set, &frozen, device),
+        false => None,
+    };
     let latents = LatentSource::open(
         config,
         stage2,
@@ -89,7 +94,7 @@ fn train(
             key: files.key()?,
             device,
         },
-        &run.stage(Stage::Diffusion).join("latents.safetensors"),
+        run,
         observer,
     )?;
     let Some(latents) = latents else {
@@ -98,6 +103,7 @@ fn train(
     let scheduler = stage2.noise.scheduler(&stage2.loss);
     let mut trainer = Stage2Trainer {
         config,
+        workers,
         stage2,
         device: device.clone(),
         loss: stage2.loss.init(scheduler.noise_schedule()?)?,
@@ -110,8 +116,8 @@ fn train(
         latents,
         held_out,
     };
-    let start = restore_newest(&checkpoints, &mut trainer, observer)?;
-    start.announce(Stage::Diffusion, run, observer);
+    let start = restore_newest(&checkpoints, &mut trainer, workers, observer)?;
+    start.announce(Stage::Diffusion, training, run, observer);
     trainer.seek(start.step)?;
     let course = RunLoop::open(
         Stage::Diffusion,
@@ -123,12 +129,15 @@ fn train(
     )?;
     let outcome = course.run(&mut trainer, observer)?;
     if outcome == Outcome::Finished {
-        let path = run.model();
-        let model = trainer.model();
-        persist("model", training, true, observer, || {
-            model.save(&path, false)
+        workers.first_does(|| {
+            let path = run.model();
+            let model = trainer.model();
+            persist("model", training, true, observer, || {
+                model.save(&path, false)
+            })?;
+            let _ = observer(Event::Saved(&path));
+            Ok(true)
         })?;
-        let _ = observer(Event::Saved(&path));
     }
     Ok(outcome)
 }
@@ -155,6 +164,7 @@ pub fn check_diffusion(config: &RunConfig) -> Result<(), Error> {
 
 struct Stage2Trainer<'a> {
     config: &'a RunConfig,
+    workers: &'a Workers,
     stage2: &'a Stage2Config,
     device: Device,
     loss: DiffusionLoss,
@@ -166,7 +176,7 @@ struct Stage2Trainer<'a> {
     conditions: Conditions,
     denoiser: Trained<Denoiser>,
     latents: LatentSource,
-    /// `None` if nothing is held out.
+    /// Of the first process; `None` if nothing is held out.
     held_out: Option<HeldOut>,
 }
 
@@ -178,6 +188,7 @@ impl Trainee for Stage2Trainer<'_> {
         let mut mean_loss = 0.0;
         for micro in 0..training.accumulation {
             let batch = self.latents.next(&self.device, observer)?;
+            let micro = self.workers.micro_batch(micro);
             let shape = batch.posterior.mean.dims();
             let first = (micro * training.batch_size) as u64;
             let noise =
@@ -202,15 +213,17 @@ impl Trainee for Stage2Trainer<'_> {
             let loss = self.loss.forward(output, x0, noise, &timesteps).loss;
 
             let value: f64 = loss.clone().into_scalar::<f32>().into();
-            mean_loss += finite("loss", value, step)? / training.accumulation as f64;
+            let value = self.workers.agree(finite("loss", value, step))?;
+            mean_loss += value / training.accumulation as f64;
             gradients.add(
                 denoiser,
                 GradientsParams::from_grads(loss.backward(), denoiser),
             );
         }
+        let gradients = gradients.take_joint(self.denoiser.module(), self.workers);
         let norm = self
             .denoiser
-            .update(gradients.take(), rate, training.max_grad_norm, step)?;
+            .update(gradients, rate, training.max_grad_norm, step)?;
         let waited = (self.latents.waited() - waited).as_secs_f64();
         Ok(vec![
             ("loss", mean_loss),
@@ -308,7 +321,7 @@ impl Stage2Trainer<'_> {
         }
     }
 
-    /// Timesteps of `count` items.
+    /// Timesteps of the `count` items of micro-batch `micro` of the step.
     fn timesteps(&self, step: u64, micro: usize, count: usize) -> Vec<usize> {
         let total = self.stage2.noise.steps;
         let first = micro * self.stage2.training.batch_size;
