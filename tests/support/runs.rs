@@ -51,7 +51,7 @@ pub(crate) fn result(workspace: &Workspace, run: &str) -> BTreeMap<String, Vec<u
         let weights = name.ends_with(".safetensors");
         let in_last = last
             .iter()
-            .any(|checkpoint| name.starts_with(checkpoint.as_str()));
+            .any(|checkpoint| name.starts_with(&format!("{checkpoint}/")));
         match is_checkpoint(name) {
             true => weights && in_last,
             false => {

@@ -169,7 +169,7 @@ impl Course {
             }
             ControlFlow::Continue(())
         };
-        let start = restore_newest(&checkpoints, &mut toy, &mut observer).unwrap();
+        let start = restore_newest(&checkpoints, &mut toy, run.workers(), &mut observer).unwrap();
         toy.seek(start.step).unwrap();
         let course = RunLoop::open(
             Stage::Vae,
