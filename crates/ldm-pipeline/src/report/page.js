@@ -160,14 +160,14 @@ class Chart {
     this.logButton = this.tool(tools, "log", "Logarithmic scale", () => { this.log = !this.log; this.redraw(); });
     this.logButton.disabled = !this.mayLog;
     this.resetButton = this.tool(tools, "all", "Show all steps", () => this.stage.zoom(this, null));
-    this.wideButton = this.tool(tools, "⤢", "Full width", () => this.figure.classList.toggle("wide"));
+    this.wideButton = this.tool(tools, "⤢", "Full width", () => { this.figure.classList.toggle("wide"); this.render(); });
     this.figure.append(make("header", {}, name, ...value, tools));
     this.svg = draw(this.figure, "svg", { tabindex: "0", role: "img", "aria-label": this.describe() });
     this.tip = make("div", { class: "tip", hidden: "" });
     this.figure.append(this.tip);
     if (this.lines.length > 1) this.figure.append(this.legend());
     this.listen();
-    new ResizeObserver(() => this.redraw()).observe(this.figure);
+    new ResizeObserver(() => { if (this.svg.clientWidth !== this.size?.width) this.render(); }).observe(this.svg);
   }
 
   tool(parent, text, label, action) {
