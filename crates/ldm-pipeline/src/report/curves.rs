@@ -114,9 +114,7 @@ impl Curves {
         }
         let mut charts: Vec<Chart> = charts.into_values().collect();
         for chart in &mut charts {
-            chart
-                .lines
-                .sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)));
+            chart.lines.sort_by_cached_key(|line| natural(&line.name));
         }
         charts
     }

@@ -117,6 +117,7 @@ class Stage {
       }
       grid.append(chart.figure);
     }
+    for (const chart of this.charts) chart.render();
   }
 
   /// Shows `range`, or everything, in `chart` or in all.
@@ -159,14 +160,14 @@ class Chart {
     this.logButton = this.tool(tools, "log", "Logarithmic scale", () => { this.log = !this.log; this.redraw(); });
     this.logButton.disabled = !this.mayLog;
     this.resetButton = this.tool(tools, "all", "Show all steps", () => this.stage.zoom(this, null));
-    this.wideButton = this.tool(tools, "⤢", "Full width", () => this.figure.classList.toggle("wide"));
+    this.wideButton = this.tool(tools, "⤢", "Full width", () => { this.figure.classList.toggle("wide"); this.render(); });
     this.figure.append(make("header", {}, name, ...value, tools));
     this.svg = draw(this.figure, "svg", { tabindex: "0", role: "img", "aria-label": this.describe() });
     this.tip = make("div", { class: "tip", hidden: "" });
     this.figure.append(this.tip);
     if (this.lines.length > 1) this.figure.append(this.legend());
     this.listen();
-    new ResizeObserver(() => this.redraw()).observe(this.figure);
+    new ResizeObserver(() => { if (this.svg.clientWidth !== this.size?.width) this.render(); }).observe(this.svg);
   }
 
   tool(parent, text, label, action) {
@@ -209,7 +210,7 @@ class Chart {
   redraw() {
     if (this.pending) return;
     this.pending = true;
-    requestAnimationFrame(() => { this.pending = false; this.render(); });
+    requestAnimationFrame(() => { this.pending = false; this.render(); report(); });
   }
 
   smoothed(line) {
@@ -269,7 +270,7 @@ class Chart {
     svg.replaceChildren();
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("height", height);
-    const clip = draw(draw(svg, "clipPath", { id: `${this.id}-clip` }), "rect", { x: left, y: 0, width: width - left - right, height });
+    draw(draw(svg, "clipPath", { id: `${this.id}-clip` }), "rect", { x: left, y: 0, width: width - left - right, height });
     const levels = this.log ? logTicks(low, high) : linearTicks(low, high, height / 45);
     for (const tick of levels) {
       const y = this.y(tick);
@@ -306,14 +307,12 @@ class Chart {
       draw(mark, "title", {}).textContent = `step ${count(alert.step)}, ${alert.kind}: ${alert.text}`;
     }
     if (empty) draw(svg, "text", { x: (width + left) / 2, y: height / 2, "text-anchor": "middle" }).textContent = visible.length ? "nothing finite in this range" : "all lines are hidden";
-    clip.setAttribute("data-points", points);
     this.figure.dataset.points = String(points);
     this.logButton.setAttribute("aria-pressed", String(this.log));
     this.wideButton.setAttribute("aria-pressed", String(this.figure.classList.contains("wide")));
     this.resetButton.hidden = !this.range;
     this.overlay = draw(svg, "g", {});
     if (this.cursor !== null) this.showCursor();
-    report();
   }
 
   path(steps, values) {
@@ -479,7 +478,7 @@ const search = (field) => {
   });
 };
 
-let stages = [];
+const stages = [];
 const report = () => {
   const charts = stages.flatMap((stage) => stage.charts);
   const drawn = charts.filter((chart) => Number(chart.figure.dataset.points) > 0);
@@ -490,7 +489,8 @@ const report = () => {
   root.dataset.requests = String(performance.getEntriesByType("resource").filter((entry) => !entry.name.startsWith("data:")).length);
 };
 
-stages = data.stages.filter((stage) => stage.charts.length > 0).map((stage) => new Stage(stage));
+for (const stage of data.stages) if (stage.charts.length > 0) stages.push(new Stage(stage));
+report();
 document.querySelectorAll(".sheets").forEach(browse);
 document.querySelectorAll("#config input[type=search]").forEach(search);
 const slider = document.getElementById("smoothing");
@@ -508,5 +508,4 @@ document.getElementById("smoothing-value").textContent = settings.smoothing.toFi
 document.getElementById("only-warnings")?.addEventListener("change", (event) => {
   for (const row of document.querySelectorAll(".log tbody tr")) row.hidden = event.target.checked && !row.classList.contains("warning");
 });
-report();
 })();

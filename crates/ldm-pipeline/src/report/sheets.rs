@@ -85,7 +85,7 @@ impl Picture {
                 });
             }
             side /= 2;
-            if side < 64 {
+            if side < 16 {
                 return None;
             }
         }
