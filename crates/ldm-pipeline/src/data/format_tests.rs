@@ -233,20 +233,27 @@ fn the_first_frame_stands_for_an_animation() {
     drop(encoder);
     assert_eq!(pixels(&gif), [[200, 0, 0]; 16]);
 
-    let mut body = b"WEBP".to_vec();
-    let last = [3, 0, 0, 3, 0, 0]; // Width and height, less 1.
-    body.extend(chunk(b"VP8X", &[&[0x02, 0, 0, 0][..], &last].concat()));
-    body.extend(chunk(b"ANIM", &[0; 6]));
-    for frame in frames {
-        let whole = encoded(frame, ImageFormat::WebP);
-        let still = &whole[12..];
-        let place = [0; 6];
-        body.extend(chunk(
-            b"ANMF",
-            &[&place[..], &last, &[100, 0, 0, 0], still].concat(),
-        ));
+    let webp = |how: u8| {
+        let mut body = b"WEBP".to_vec();
+        let last = [3, 0, 0, 3, 0, 0]; // Width and height, less 1.
+        body.extend(chunk(b"VP8X", &[&[0x02, 0, 0, 0][..], &last].concat()));
+        body.extend(chunk(b"ANIM", &[0; 6]));
+        for frame in &frames {
+            let whole = encoded(frame.clone(), ImageFormat::WebP);
+            let still = &whole[12..];
+            let place = [0; 6];
+            let frame = [&place[..], &last, &[100, 0, 0, how], still].concat();
+            body.extend(chunk(b"ANMF", &frame));
+        }
+        chunk(b"RIFF", &body)
+    };
+    let replacing = 0x02;
+    assert_eq!(pixels(&webp(replacing)), [[200, 0, 0]; 16]);
+    // The decoder's arithmetic for blending costs opaque pixels up to one level.
+    let blending = 0;
+    for [red, green, blue] in pixels(&webp(blending)) {
+        assert!((199..=200).contains(&red) && green == 0 && blue == 0);
     }
-    assert_eq!(pixels(&chunk(b"RIFF", &body)), [[200, 0, 0]; 16]);
 }
 
 #[test]
