@@ -7,7 +7,7 @@ use burn::{
     prelude::*,
     tensor::activation::leaky_relu,
 };
-use ldm_nn::ops;
+use ldm_nn::{ops, watch};
 
 use crate::batch_norm::batch_norm;
 
@@ -120,7 +120,7 @@ impl PatchDiscriminator {
         for (index, layer) in self.layers.iter().enumerate() {
             x = ops::conv2d(&layer.conv, x);
             if let Some(norm) = &layer.norm {
-                x = batch_norm(norm, x);
+                x = watch::layer(norm.gamma.id, x, |x| batch_norm(norm, x));
             }
             if index < last {
                 x = leaky_relu(x, NEGATIVE_SLOPE);
