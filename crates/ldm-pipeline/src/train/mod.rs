@@ -5,10 +5,14 @@
 //! configuration, and its own number, which keys every random draw: that is why a resumed run equals one that was
 //! never stopped, bit for bit.
 
+mod components;
 mod conditions;
+mod diagnose;
+mod health;
 pub(crate) mod images;
 mod latents;
 pub(crate) mod perceptual;
+mod posterior;
 mod recorder;
 mod run_loop;
 mod stage1;
@@ -17,6 +21,7 @@ mod state;
 
 use std::{fmt, ops::ControlFlow, path::Path};
 
+pub use diagnose::Culprit;
 pub use stage1::train_vae;
 pub use stage2::{check_diffusion, train_diffusion};
 

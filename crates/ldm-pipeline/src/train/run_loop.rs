@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
 use image::RgbImage;
 
-use super::{Event, Observer, Outcome, Stage, StepReport, recorder::Recorder};
+use super::{Culprit, Event, Observer, Outcome, Stage, StepReport, recorder::Recorder};
 use crate::{
     checkpoint::{Checkpoint, Checkpoints, TrainState},
     config::{RunConfig, TrainingConfig},
@@ -125,12 +125,17 @@ pub(super) fn at_work(observer: &mut Observer, what: &str, done: usize, total: u
     observer(Event::Work { what, done, total }) == ControlFlow::Break(())
 }
 
-/// `value`, or an error if it is no number any more.
+/// `value`, or an error if it is no number any more; whoever can repeat the step looks for the culprit.
 pub(super) fn finite(name: &'static str, value: f64, step: u64) -> Result<f64, Error> {
     if value.is_finite() {
         Ok(value)
     } else {
-        Err(Error::NotFinite { name, value, step })
+        Err(Error::NotFinite {
+            name,
+            value,
+            step,
+            culprit: Culprit::Unknown,
+        })
     }
 }
 
