@@ -6,6 +6,27 @@ use burn::{
     },
 };
 
+/// The running mean and variance of some norms, as they were at one time.
+#[derive(Clone, Debug)]
+pub struct RunningStatistics(Vec<[Tensor<1>; 2]>);
+
+impl RunningStatistics {
+    pub(crate) fn of<'a>(norms: impl Iterator<Item = &'a BatchNorm>) -> Self {
+        let of = |norm: &BatchNorm| [&norm.running_mean, &norm.running_var].map(|x| x.value_sync());
+        Self(norms.map(of).collect())
+    }
+
+    /// Puts them back into the same norms, and all that share their state.
+    pub(crate) fn restore<'a>(&self, norms: impl Iterator<Item = &'a BatchNorm>) {
+        for (norm, [mean, variance]) in norms.zip(&self.0) {
+            for (running, value) in [(&norm.running_mean, mean), (&norm.running_var, variance)] {
+                running.update(value.clone());
+                running.value_sync();
+            }
+        }
+    }
+}
+
 /// Batch normalisation (Ioffe & Szegedy 2015) of `[N, C, H, W]` with PyTorch's running statistics.
 ///
 /// With gradients on, the batch's own statistics normalise, and the running ones take the *unbiased* variance in; burn's own

@@ -7,9 +7,9 @@ use burn::{
     prelude::*,
     tensor::activation::leaky_relu,
 };
-use ldm_nn::ops;
+use ldm_nn::{ops, watch};
 
-use crate::batch_norm::batch_norm;
+use crate::batch_norm::{RunningStatistics, batch_norm};
 
 /// Slope of the leaky ReLUs below zero.
 const NEGATIVE_SLOPE: f64 = 0.2;
@@ -120,7 +120,7 @@ impl PatchDiscriminator {
         for (index, layer) in self.layers.iter().enumerate() {
             x = ops::conv2d(&layer.conv, x);
             if let Some(norm) = &layer.norm {
-                x = batch_norm(norm, x);
+                x = watch::layer(norm.gamma.id, x, |x| batch_norm(norm, x));
             }
             if index < last {
                 x = leaky_relu(x, NEGATIVE_SLOPE);
@@ -137,12 +137,24 @@ impl PatchDiscriminator {
         self.clone().no_grad()
     }
 
+    /// The norms' running statistics as they are now.
+    pub fn running_statistics(&self) -> RunningStatistics {
+        RunningStatistics::of(self.norms())
+    }
+
+    /// Undoes what forward passes did to the running statistics since `statistics` were taken.
+    pub fn restore_running_statistics(&self, statistics: &RunningStatistics) {
+        statistics.restore(self.norms());
+    }
+
+    fn norms(&self) -> impl Iterator<Item = &BatchNorm> {
+        self.layers.iter().filter_map(|layer| layer.norm.as_ref())
+    }
+
     /// Number of trained parameters: [`Module::num_params`] without the norms' running statistics.
     pub fn num_trained_params(&self) -> usize {
         let running: usize = self
-            .layers
-            .iter()
-            .filter_map(|layer| layer.norm.as_ref())
+            .norms()
             .map(|norm| 2 * norm.gamma.lazy_shape().num_elements())
             .sum();
         self.num_params() - running

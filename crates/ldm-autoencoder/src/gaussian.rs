@@ -46,6 +46,24 @@ impl DiagonalGaussian {
         self.mean.clone()
     }
 
+    /// Statistics of each channel over batch and space, without gradients, `[4, c]`: the mean of the posterior's means, their
+    /// variance, their largest magnitude, and the divergence from the standard normal, summed over space, per image.
+    pub fn channel_statistics(&self) -> Tensor<2> {
+        let batch = self.mean.dims()[0] as f64;
+        let [mean, logvar] = [&self.mean, &self.logvar].map(|x| {
+            let channels = x.clone().detach().inner().swap_dims(0, 1);
+            channels.flatten::<2>(1, 3)
+        });
+        let centre = mean.clone().mean_dim(1);
+        let variance = (mean.clone() - centre.clone()).square().mean_dim(1);
+        let largest = mean.clone().abs().max_dim(1);
+        let kl = (mean.square() + logvar.clone().exp() - logvar)
+            .sub_scalar(1.0)
+            .sum_dim(1)
+            .mul_scalar(0.5 / batch);
+        Tensor::cat(vec![centre, variance, largest, kl], 1).transpose()
+    }
+
     /// Kullback-Leibler divergence from the standard normal, summed over each image's elements: `[N]`.
     ///
     /// `KL(q | N(0, I)) = 1/2 sum (mean^2 + exp(logvar) - 1 - logvar)`; a sum and not a mean, which is why its weight

@@ -32,6 +32,7 @@ mod vq_config;
 
 pub use architecture::{Activation, DownBlockType, UpBlockType};
 pub use autoencoder::AutoencoderKl;
+pub use batch_norm::RunningStatistics;
 pub use blocks::{DownEncoderBlock, MidBlock, UpDecoderBlock};
 pub use config::{AutoencoderKlConfig, ClassName};
 pub use decoder::Decoder;

@@ -4,6 +4,7 @@ use burn::{
     prelude::*,
     tensor::IndexingUpdateOp,
 };
+use ldm_nn::watch;
 
 /// Weight of the term that moves the codes: the original code's `beta`, on the term that it puts it on.
 const CODES_WEIGHT: f64 = 0.25;
@@ -49,8 +50,7 @@ impl VectorQuantizer {
         let pixels = latents.permute([0, 2, 3, 1]).reshape([n * h * w, c]);
         // The choice has no gradient; a graph would keep every distance in memory.
         let indices = nearest(pixels.detach(), codes.clone().detach());
-        let latents = codes
-            .select(0, indices.clone())
+        let latents = watch::parameter(self.embedding.weight.id, codes.select(0, indices.clone()))
             .reshape([n, h, w, c])
             .permute([0, 3, 1, 2]);
         Quantized {

@@ -3,7 +3,10 @@ use burn::{
     prelude::*,
 };
 
-use crate::ops;
+use crate::{
+    ops,
+    watch::{self, Site},
+};
 
 /// Configuration of an [`Attention`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,15 +76,16 @@ impl Attention {
     /// - output: `[B, L, query_dim]`
     pub fn forward(&self, x: Tensor<3>, context: Option<Tensor<3>>) -> Tensor<3> {
         let context = context.unwrap_or_else(|| x.clone());
-        let q = self.split_heads(self.to_q.forward(x));
-        let k = self.split_heads(self.to_k.forward(context.clone()));
-        let v = self.split_heads(self.to_v.forward(context));
+        let q = self.split_heads(watch::linear(&self.to_q, x));
+        let k = self.split_heads(watch::linear(&self.to_k, context.clone()));
+        let v = self.split_heads(watch::linear(&self.to_v, context));
         let [b, heads, length, head_dim] = q.dims();
-        let attended =
+        let attended = watch::joint(Site::parent(self.to_q.weight.id), [q, k, v], |[q, k, v]| {
             ops::attention(q, k, v)
-                .swap_dims(1, 2)
-                .reshape([b, length, heads * head_dim]);
-        self.to_out[0].forward(attended)
+        })
+        .swap_dims(1, 2)
+        .reshape([b, length, heads * head_dim]);
+        watch::linear(&self.to_out[0], attended)
     }
 
     /// Self-attention over the pixels of `[N, C, H, W]`, with the norm before it and the residual round it.

@@ -4,6 +4,8 @@ use burn::{
     tensor::activation::silu,
 };
 
+use crate::watch;
+
 /// Sinusoidal timestep embedding (Ho et al. 2020; Vaswani et al. 2017, section 3.5) in diffusers' general form.
 ///
 /// The frequencies are `10000^(-i / (dim/2 - freq_shift))`. Latent diffusion uses `[cos | sin]`
@@ -58,6 +60,6 @@ impl TimestepEmbedding {
 
     /// `[N, in_channels]` to `[N, time_embed_dim]`; no activation after the second layer.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.linear_2.forward(silu(self.linear_1.forward(x)))
+        watch::linear(&self.linear_2, silu(watch::linear(&self.linear_1, x)))
     }
 }

@@ -1,9 +1,10 @@
 //! Layers that two or more of ldm's models share, under diffusers' field names, and the hot operators beneath them.
 //!
 //! Parameters live in burn's own modules; this crate decides how they are applied. [`ops`] holds the operators that
-//! have a hand-written CPU kernel.
+//! have a hand-written CPU kernel; [`watch`] traces numbers that are not finite to a layer.
 
 pub mod ops;
+pub mod watch;
 pub mod weights;
 
 mod attention;

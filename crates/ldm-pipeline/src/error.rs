@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::{
     atomic::WriteError, checkpoint::CheckpointError, data::DataError, hub::HubError,
-    metrics::MetricsError, weights::WeightsError,
+    metrics::MetricsError, train::Culprit, weights::WeightsError,
 };
 
 /// A configuration that describes no run.
@@ -152,8 +152,8 @@ pub enum Error {
     /// A file of a hub that can't be had.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// A loss that is no longer a number.
-    #[error("the {name} is {value} at step {step}")]
+    /// A loss or a gradient that is no longer a number.
+    #[error("the {name} is {value} at step {step}: {culprit}")]
     NotFinite {
         /// What diverged.
         name: &'static str,
@@ -161,6 +161,8 @@ pub enum Error {
         value: f64,
         /// The step.
         step: u64,
+        /// Where it came from.
+        culprit: Culprit,
     },
     /// Processes that can't train together.
     #[error("{problem}")]
@@ -219,6 +221,9 @@ impl Error {
                 "set stage1.vgg to a .safetensors file or to a hub id such as timm/vgg16.tv_in1k, or switch the term off with --set stage1.loss.perceptual_weight=0".into(),
             ),
             Self::Hub(error) => error.help(),
+            Self::NotFinite { culprit, .. } if culprit.is_in_data() => Some(
+                "look at the files named, and take damaged ones out of the data set; then go on from the last checkpoint with --resume".into(),
+            ),
             Self::NotFinite { .. } => Some(
                 "lower the learning rate (…training.lr.rate) or set …training.max_grad_norm, and go on from the last checkpoint with --resume".into(),
             ),

@@ -7,7 +7,10 @@ use burn::{
     },
     tensor::{Bool, Device, FloatDType, Int, Tensor, activation},
 };
-use ldm_nn::ops;
+use ldm_nn::{
+    ops,
+    watch::{self, Site},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Activation, ConfigError};
@@ -252,10 +255,10 @@ impl Embeddings {
             "{length} tokens, but the model has positions for {longest}"
         );
         let segment = self.token_type_embeddings.weight.val().narrow(0, 0, 1);
-        let embedded = self.word_embeddings.forward(ids)
+        let embedded = watch::embedding(&self.word_embeddings, ids)
             + segment.unsqueeze()
             + positions.narrow(0, 0, length).unsqueeze();
-        self.layer_norm.forward(embedded)
+        watch::layer_norm(&self.layer_norm, embedded)
     }
 }
 
@@ -280,13 +283,17 @@ impl SelfAttention {
                 .reshape([batch, length, self.heads, width / self.heads])
                 .swap_dims(1, 2)
         };
-        let q = split(self.query.forward(x.clone()));
-        let k = split(self.key.forward(x.clone()));
-        let v = split(self.value.forward(x));
-        let attended = match hidden_keys {
-            None => ops::attention(q, k, v),
-            Some(hidden) => masked_attention(q, k, v, hidden.clone()),
-        };
+        let q = split(watch::linear(&self.query, x.clone()));
+        let k = split(watch::linear(&self.key, x.clone()));
+        let v = split(watch::linear(&self.value, x));
+        let attended = watch::joint(
+            Site::parent(self.query.weight.id),
+            [q, k, v],
+            |[q, k, v]| match hidden_keys {
+                None => ops::attention(q, k, v),
+                Some(hidden) => masked_attention(q, k, v, hidden.clone()),
+            },
+        );
         attended.swap_dims(1, 2).flatten(2, 3)
     }
 }
@@ -309,12 +316,12 @@ fn masked_attention(
 
 impl Intermediate {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.activation.forward(self.dense.forward(x))
+        self.activation.forward(watch::linear(&self.dense, x))
     }
 }
 
 impl Output {
     fn forward(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
-        self.layer_norm.forward(self.dense.forward(x) + residual)
+        watch::layer_norm(&self.layer_norm, watch::linear(&self.dense, x) + residual)
     }
 }

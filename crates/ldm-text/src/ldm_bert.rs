@@ -7,7 +7,10 @@ use burn::{
     },
     tensor::{Device, Int, Tensor},
 };
-use ldm_nn::ops;
+use ldm_nn::{
+    ops,
+    watch::{self, Site},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Activation, ConfigError};
@@ -195,20 +198,24 @@ impl Encoder {
             "{length} tokens, but the model has positions for {longest}"
         );
 
-        let embedded = self.embed_tokens.forward(ids) + positions.narrow(0, 0, length).unsqueeze();
+        let positions = positions.narrow(0, 0, length).unsqueeze();
+        let positions = watch::parameter(self.embed_positions.weight.id, positions);
+        let embedded = watch::embedding(&self.embed_tokens, ids) + positions;
         let hidden = self
             .layers
             .iter()
             .fold(embedded, |hidden, layer| layer.forward(hidden));
-        self.layer_norm.forward(hidden)
+        watch::layer_norm(&self.layer_norm, hidden)
     }
 }
 
 impl EncoderLayer {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = x.clone() + self.self_attn.forward(self.self_attn_layer_norm.forward(x));
-        let hidden = self.fc1.forward(self.final_layer_norm.forward(x.clone()));
-        x + self.fc2.forward(self.activation.forward(hidden))
+        let normed = watch::layer_norm(&self.self_attn_layer_norm, x.clone());
+        let x = x + self.self_attn.forward(normed);
+        let normed = watch::layer_norm(&self.final_layer_norm, x.clone());
+        let hidden = self.activation.forward(watch::linear(&self.fc1, normed));
+        x + watch::linear(&self.fc2, hidden)
     }
 }
 
@@ -221,13 +228,17 @@ impl SelfAttention {
                 .reshape([batch, length, self.heads, inner / self.heads])
                 .swap_dims(1, 2)
         };
-        let attended = ops::attention(
-            split(self.q_proj.forward(x.clone())),
-            split(self.k_proj.forward(x.clone())),
-            split(self.v_proj.forward(x)),
+        let projected = [
+            split(watch::linear(&self.q_proj, x.clone())),
+            split(watch::linear(&self.k_proj, x.clone())),
+            split(watch::linear(&self.v_proj, x)),
+        ];
+        let attended = watch::joint(
+            Site::parent(self.q_proj.weight.id),
+            projected,
+            |[q, k, v]| ops::attention(q, k, v),
         );
-        self.out_proj
-            .forward(attended.swap_dims(1, 2).flatten(2, 3))
+        watch::linear(&self.out_proj, attended.swap_dims(1, 2).flatten(2, 3))
     }
 }
 

@@ -1,7 +1,7 @@
 use burn::{nn::conv::Conv2d, prelude::*};
 
 use super::Stage1LossConfig;
-use crate::{AutoencoderKl, VqModel};
+use crate::{AutoencoderKl, DiagonalGaussian, VqModel};
 
 /// An autoencoder as [`Stage1Objective`](crate::Stage1Objective) trains it.
 pub trait Autoencoder: Module {
@@ -26,6 +26,8 @@ pub struct Regularised {
     pub latents: Tensor<4>,
     /// What keeps them in shape.
     pub penalty: Penalty,
+    /// The posterior that the latents are a sample of, where there is one.
+    pub posterior: Option<DiagonalGaussian>,
 }
 
 /// The regularisation of a latent space (Rombach et al. 2022, section 3.1); scalars are `[1]`.
@@ -76,6 +78,7 @@ impl Autoencoder for AutoencoderKl {
         Regularised {
             latents: posterior.sample(noise),
             penalty: Penalty::Kl(kl),
+            posterior: Some(posterior),
         }
     }
 
@@ -101,6 +104,7 @@ impl Autoencoder for VqModel {
         Regularised {
             latents: latents + step,
             penalty,
+            posterior: None,
         }
     }
 

@@ -6,7 +6,7 @@ use ldm_nn::ops;
 use serde::Serialize;
 
 use super::{Autoencoder, Penalty, ReconstructionLoss, Regularised, Stage1Objective, fetch};
-use crate::PatchDiscriminator;
+use crate::{DiagonalGaussian, PatchDiscriminator};
 
 /// Added to the adversarial gradient's norm in the adaptive weight.
 const D_WEIGHT_EPSILON: f64 = 1e-4;
@@ -20,6 +20,8 @@ pub struct GeneratorStep {
     pub grads: GradientsParams,
     /// What the batch was decoded to, `[N, 3, H, W]`, without gradients: the discriminator's step takes it.
     pub reconstruction: Tensor<4>,
+    /// See [`DiagonalGaussian::channel_statistics`]; `None` without a posterior.
+    pub posterior: Option<Tensor<2>>,
     /// What to log.
     pub terms: GeneratorTerms,
 }
@@ -89,7 +91,12 @@ impl Stage1Objective {
         step: u64,
     ) -> GeneratorStep {
         let images = images.inner();
-        let Regularised { latents, penalty } = model.regularised(images.clone(), noise);
+        let Regularised {
+            latents,
+            penalty,
+            posterior,
+        } = model.regularised(images.clone(), noise);
+        let posterior = (posterior.as_ref()).map(DiagonalGaussian::channel_statistics);
         let features = model.decode_features(latents);
         let tracked = ops::conv2d(model.conv_out(), features.clone());
         let features = features.inner();
@@ -160,6 +167,7 @@ impl Stage1Objective {
         GeneratorStep {
             grads,
             reconstruction,
+            posterior,
             terms,
         }
     }

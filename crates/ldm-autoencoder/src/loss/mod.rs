@@ -2,6 +2,7 @@
 
 mod autoencoder;
 mod config;
+mod diagnosis;
 mod discriminator;
 mod generator;
 

@@ -2,7 +2,7 @@ use burn::{
     nn::{Embedding, EmbeddingConfig},
     prelude::*,
 };
-use ldm_nn::weights::KeyPair;
+use ldm_nn::{watch, weights::KeyPair};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -64,7 +64,7 @@ impl ClassEmbedderConfig {
 impl ClassEmbedder {
     /// Labels `[N]` to a context of one token, `[N, 1, embed_dim]`.
     pub fn forward(&self, labels: Tensor<1, Int>) -> Tensor<3> {
-        self.embedding.forward(labels.unsqueeze_dim(1))
+        watch::embedding(&self.embedding, labels.unsqueeze_dim(1))
     }
 }
 

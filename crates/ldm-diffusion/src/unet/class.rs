@@ -2,7 +2,7 @@ use burn::{
     nn::{Embedding, EmbeddingConfig},
     prelude::*,
 };
-use ldm_nn::TimestepEmbedding;
+use ldm_nn::{TimestepEmbedding, watch};
 
 use super::config::{ClassEmbedType, UNetConfig};
 
@@ -43,7 +43,10 @@ impl ClassEmbedding {
         sinusoids: impl Fn(Tensor<1>) -> Tensor<2>,
     ) -> Tensor<2> {
         match self {
-            Self::Learned(classes) => classes.weight.val().select(0, labels),
+            Self::Learned(classes) => {
+                let embedded = classes.weight.val().select(0, labels);
+                watch::parameter(classes.weight.id, embedded)
+            }
             Self::Timestep(embedding) => embedding.forward(sinusoids(labels.float())),
             Self::Identity(width) => labels.float().unsqueeze_dim::<2>(1).repeat_dim(1, *width),
         }

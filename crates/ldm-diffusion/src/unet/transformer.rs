@@ -5,7 +5,10 @@ use burn::{
     },
     prelude::*,
 };
-use ldm_nn::{Attention, AttentionConfig, ops};
+use ldm_nn::{
+    Attention, AttentionConfig, ops,
+    watch::{self, Site},
+};
 
 use super::init::{zeroed_conv, zeroed_linear};
 
@@ -65,14 +68,14 @@ impl Transformer2d {
         let normed = ops::group_norm(&self.norm, x.clone());
         let mut tokens = match &self.proj_in {
             Projection::Conv(conv) => to_tokens(ops::conv2d(conv, normed)),
-            Projection::Linear(linear) => linear.forward(to_tokens(normed)),
+            Projection::Linear(linear) => watch::linear(linear, to_tokens(normed)),
         };
         for block in &self.transformer_blocks {
             tokens = block.forward(tokens, context.clone());
         }
         let projected = match &self.proj_out {
             Projection::Conv(conv) => ops::conv2d(conv, to_image(tokens)),
-            Projection::Linear(linear) => to_image(linear.forward(tokens)),
+            Projection::Linear(linear) => to_image(watch::linear(linear, tokens)),
         };
         projected + x
     }
@@ -151,12 +154,15 @@ impl TransformerBlock {
     /// - `x`, output: `[N, L, C]`
     /// - `context`: `[N, S, context_dim]`
     pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
-        let x = self.attn1.forward(self.norm1.forward(x.clone()), None) + x;
+        let x = self
+            .attn1
+            .forward(watch::layer_norm(&self.norm1, x.clone()), None)
+            + x;
         let x = self
             .attn2
-            .forward(self.norm2.forward(x.clone()), Some(context))
+            .forward(watch::layer_norm(&self.norm2, x.clone()), Some(context))
             + x;
-        self.ff.forward(self.norm3.forward(x.clone())) + x
+        self.ff.forward(watch::layer_norm(&self.norm3, x.clone())) + x
     }
 }
 
@@ -180,6 +186,11 @@ impl FeedForward {
 
     /// `[N, L, C]` to `[N, L, C]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.proj_out.forward(ops::geglu(self.proj_in.forward(x)))
+        let inner = watch::joint(
+            Site::parent(self.proj_in.weight.id),
+            [watch::linear(&self.proj_in, x)],
+            |[x]| ops::geglu(x),
+        );
+        watch::linear(&self.proj_out, inner)
     }
 }

@@ -14,6 +14,8 @@ use burn::{
     tensor::Tensor,
 };
 
+use crate::watch;
+
 pub mod composed;
 
 #[cfg(feature = "flex")]
@@ -48,29 +50,47 @@ pub fn kernels() -> &'static str {
 
 /// Applies a 2-D convolution, `[N, C_in, H, W]` to `[N, C_out, H', W']`.
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
-    #[cfg(feature = "flex")]
-    if let Some(y) = kernel_conv2d(conv, &x) {
-        return y;
-    }
-    composed::conv2d(conv, x)
+    watch::layer(conv.weight.id, x, |x| {
+        #[cfg(feature = "flex")]
+        if let Some(y) = kernel_conv2d(conv, &x) {
+            return y;
+        }
+        composed::conv2d(conv, x)
+    })
 }
 
 /// Group normalisation (Wu & He 2018) of `[N, C, H, W]`.
 pub fn group_norm(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
-    #[cfg(feature = "flex")]
-    if let Some(y) = kernel_group_norm(norm, &x, false) {
-        return y;
-    }
-    composed::group_norm(norm, x)
+    watched_group_norm(norm, x, |x| {
+        #[cfg(feature = "flex")]
+        if let Some(y) = kernel_group_norm(norm, &x, false) {
+            return y;
+        }
+        composed::group_norm(norm, x)
+    })
 }
 
 /// `silu(group_norm(x))` of `[N, C, H, W]`.
 pub fn group_norm_silu(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
-    #[cfg(feature = "flex")]
-    if let Some(y) = kernel_group_norm(norm, &x, true) {
-        return y;
+    watched_group_norm(norm, x, |x| {
+        #[cfg(feature = "flex")]
+        if let Some(y) = kernel_group_norm(norm, &x, true) {
+            return y;
+        }
+        composed::group_norm_silu(norm, x)
+    })
+}
+
+/// A norm without an affine map has no parameter to be known by, and none that could be at fault.
+fn watched_group_norm(
+    norm: &GroupNorm,
+    x: Tensor<4>,
+    forward: impl FnOnce(Tensor<4>) -> Tensor<4>,
+) -> Tensor<4> {
+    match &norm.gamma {
+        Some(gamma) => watch::layer(gamma.id, x, forward),
+        None => forward(x),
     }
-    composed::group_norm_silu(norm, x)
 }
 
 /// Scaled dot-product attention (Vaswani et al. 2017, eq. 1), without a mask.

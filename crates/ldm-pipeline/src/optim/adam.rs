@@ -7,10 +7,16 @@ use burn::module::{Module, ModuleMapper, Param, ParamId};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Gradients, on_host};
+use super::{
+    Gradients,
+    norms::{ComponentOf, Norms, Squares},
+    on_host,
+};
 
 /// Values updated by one task.
 const CHUNK: usize = 1 << 16;
+/// Values of such a task whose old state is kept to measure their change: few enough for the fastest cache.
+const BLOCK: usize = 1 << 10;
 
 /// The numbers of [`Adam`]. The default is PyTorch's AdamW; without weight decay it is Adam.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -105,11 +111,26 @@ impl Adam {
     /// Makes one step with learning rate `rate`. Parameters without a gradient stay as they are.
     #[must_use]
     pub fn step<M: Module>(&mut self, rate: f64, module: M, gradients: Gradients) -> M {
-        module.map(&mut Step {
+        self.step_measured(rate, module, gradients, None).0
+    }
+
+    /// As [`step`](Self::step); with the module, the norms of the change that the step made to it, weight decay included.
+    #[must_use]
+    pub fn step_measured<M: Module>(
+        &mut self,
+        rate: f64,
+        module: M,
+        gradients: Gradients,
+        component_of: Option<ComponentOf>,
+    ) -> (M, Norms) {
+        let mut step = Step {
             adam: self,
             rate,
             gradients,
-        })
+            squares: Squares::new(component_of),
+        };
+        let module = module.map(&mut step);
+        (module, step.squares.norms(1.0))
     }
 }
 
@@ -117,6 +138,8 @@ struct Step<'a> {
     adam: &'a mut Adam,
     rate: f64,
     gradients: Gradients,
+    /// Of the changes so far.
+    squares: Squares,
 }
 
 impl ModuleMapper for Step<'_> {
@@ -150,9 +173,15 @@ impl ModuleMapper for Step<'_> {
         );
         let flat = tensor.inner().flatten::<1>(0, D - 1);
         let (flat, moments) = if on_host(&flat) && on_host(&gradient) && on_host(&moments.first) {
-            factors.update_slices(flat, gradient, moments)
+            let (flat, moments, change) = factors.update_slices(flat, gradient, moments);
+            self.squares.add(change);
+            (flat, moments)
         } else {
-            factors.update_tensors(flat, gradient, moments)
+            let before = flat.clone();
+            let (flat, moments) = factors.update_tensors(flat, gradient, moments);
+            let change = (flat.clone() - before).square().sum();
+            self.squares.add_on_device(change);
+            (flat, moments)
         };
         self.adam.moments.insert(id, moments);
 
@@ -165,6 +194,14 @@ impl ModuleMapper for Step<'_> {
             tensor = tensor.require_grad();
         }
         Param::from_mapped_value(id, tensor, mapper)
+    }
+
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.squares.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.squares.exit(container_type);
     }
 }
 
@@ -197,13 +234,14 @@ impl Factors {
         }
     }
 
-    /// One pass over memory, on all cores. Elementwise, so the result doesn't depend on their number.
+    /// One pass over memory, on all cores. Elementwise, so the result doesn't depend on their number; nor does the squared length of
+    /// the change, which comes with it.
     fn update_slices(
         &self,
         flat: Tensor<1>,
         gradient: Tensor<1>,
         moments: Moments,
-    ) -> (Tensor<1>, Moments) {
+    ) -> (Tensor<1>, Moments, f64) {
         let device = flat.device();
         let [
             gradient_scale,
@@ -230,7 +268,7 @@ impl Factors {
         let [mut values, mut first, mut second] =
             [flat, moments.first, moments.second].map(Tensor::into_data);
         let slice = "`on_host` means f32";
-        values
+        let changes: Vec<f64> = values
             .as_mut_slice::<f32>()
             .expect(slice)
             .par_chunks_mut(CHUNK)
@@ -247,14 +285,27 @@ impl Factors {
                     .expect(slice)
                     .par_chunks_mut(CHUNK),
             )
-            .for_each(|(((values, gradient), first), second)| {
-                for (((p, &g), m), v) in values.iter_mut().zip(gradient).zip(first).zip(second) {
-                    let g = g * gradient_scale;
-                    *m = beta_1 * *m + one_minus_beta_1 * g;
-                    *v = beta_2 * *v + one_minus_beta_2 * (g * g);
-                    *p = keep * *p - rate * (*m / (v.sqrt() * second_scale + eps));
+            .map(|(((values, gradient), first), second)| {
+                let blocks = (values.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)))
+                    .zip(first.chunks_mut(BLOCK))
+                    .zip(second.chunks_mut(BLOCK));
+                let mut before = [0.0; BLOCK];
+                let mut change = 0.0;
+                for (((values, gradient), first), second) in blocks {
+                    let before = &mut before[..values.len()];
+                    before.copy_from_slice(values);
+                    for (((p, &g), m), v) in values.iter_mut().zip(gradient).zip(first).zip(second)
+                    {
+                        let g = g * gradient_scale;
+                        *m = beta_1 * *m + one_minus_beta_1 * g;
+                        *v = beta_2 * *v + one_minus_beta_2 * (g * g);
+                        *p = keep * *p - rate * (*m / (v.sqrt() * second_scale + eps));
+                    }
+                    change += squared_distance(values, before);
                 }
-            });
+                change
+            })
+            .collect();
         let [flat, first, second] =
             [values, first, second].map(|data| Tensor::from_data(data, &device));
         (
@@ -264,6 +315,7 @@ impl Factors {
                 first,
                 second,
             },
+            changes.iter().sum(),
         )
     }
 
@@ -287,6 +339,24 @@ impl Factors {
             },
         )
     }
+}
+
+/// `sum((a - b)^2)`, each difference rounded to `f32`; in eight sums side by side, which a compiler can keep in a vector.
+fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
+    const LANES: usize = 8;
+    let mut sums = [0.0; LANES];
+    let square = |(a, b): (&f32, &f32)| {
+        let difference = f64::from(a - b);
+        difference * difference
+    };
+    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f64 = (a.remainder().iter().zip(b.remainder())).map(square).sum();
+    for (a, b) in a.zip(b) {
+        for (sum, pair) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum += square(pair);
+        }
+    }
+    sums.iter().sum::<f64>() + rest
 }
 
 #[cfg(test)]
@@ -341,6 +411,32 @@ mod tests {
                 let expected = reference(&config, 0.01, f64::from(*start), 7, 0.5);
                 assert!((f64::from(end) - expected).abs() < 1e-6, "{end} {expected}");
             }
+        }
+    }
+
+    #[test]
+    fn the_change_is_measured() {
+        let linear = linear();
+        let before = weights(&linear);
+        let mut adam = AdamConfig::adam_w().init();
+        let gradients = gradients(&linear, 0).into();
+        let component_of = |path: &[String]| path.join(".");
+        let (linear, norms) = adam.step_measured(0.01, linear, gradients, Some(component_of));
+        let squares = (before.iter().zip(weights(&linear)))
+            .map(|(before, after)| f64::from(after - before).powi(2));
+        let expected = squares.sum::<f64>().sqrt();
+        assert!(expected > 0.01, "{expected}");
+        assert!((norms.total - expected).abs() < 1e-12);
+        assert_eq!(norms.components, [("weight".to_owned(), norms.total)]);
+    }
+
+    #[test]
+    fn squared_distances_of_any_length() {
+        for length in [0, 1, 7, 8, 9, 1025] {
+            let a: Vec<f32> = (0..length).map(|i| i as f32 * 0.5).collect();
+            let b = vec![0.0; length];
+            let expected: f64 = a.iter().map(|&a| f64::from(a).powi(2)).sum();
+            assert_eq!(squared_distance(&a, &b), expected);
         }
     }
 

@@ -5,7 +5,11 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use rayon::prelude::*;
 
-use super::{all_reduce::sum_over, on_host};
+use super::{
+    all_reduce::sum_over,
+    norms::{ComponentOf, Norms, Squares},
+    on_host,
+};
 use crate::parallel::Workers;
 
 /// Values summed by one task: small enough to balance the load, and fixed, so that the order of summation and with it
@@ -42,22 +46,18 @@ impl Gradients {
     /// The L2 norm over all parameters of `module` together. Not finite if any gradient is not.
     #[must_use]
     pub fn norm<M: Module>(&mut self, module: &M) -> f64 {
-        let mut squares = SumOfSquares {
+        self.norms(module, None).total
+    }
+
+    /// As [`norm`](Self::norm), and the norm over the parameters of each component.
+    #[must_use]
+    pub fn norms<M: Module>(&mut self, module: &M, component_of: Option<ComponentOf>) -> Norms {
+        let mut sums = SumOfSquares {
             gradients: &mut self.params,
-            on_host: 0.0,
-            on_device: Vec::new(),
+            squares: Squares::new(component_of),
         };
-        module.visit(&mut squares);
-        let SumOfSquares {
-            on_host, on_device, ..
-        } = squares;
-        let on_device: f64 = if on_device.is_empty() {
-            0.0
-        } else {
-            // All sums in one transfer: a device is asked to finish once, not once a parameter.
-            Tensor::cat(on_device, 0).into_data().iter::<f64>().sum()
-        };
-        (on_host + on_device).sqrt() * self.scale
+        module.visit(&mut sums);
+        sums.squares.norms(self.scale)
     }
 
     /// Scales the gradients of `module` down to a norm of `max_norm` if theirs is larger, as PyTorch's
@@ -65,17 +65,21 @@ impl Gradients {
     /// without clipping: there is nothing to save in such gradients.
     pub fn clip_norm<M: Module>(&mut self, module: &M, max_norm: f64) -> f64 {
         let norm = self.norm(module);
+        self.clip(norm, max_norm);
+        norm
+    }
+
+    /// Scales gradients whose norm is known to be `norm` as [`clip_norm`](Self::clip_norm) does.
+    pub fn clip(&mut self, norm: f64, max_norm: f64) {
         if norm.is_finite() {
             self.scale *= (max_norm / (norm + 1e-6)).min(1.0);
         }
-        norm
     }
 }
 
 struct SumOfSquares<'a> {
     gradients: &'a mut GradientsParams,
-    on_host: f64,
-    on_device: Vec<Tensor<1>>,
+    squares: Squares,
 }
 
 impl ModuleVisitor for SumOfSquares<'_> {
@@ -85,7 +89,7 @@ impl ModuleVisitor for SumOfSquares<'_> {
             return;
         };
         if !on_host(&gradient) {
-            self.on_device.push(gradient.clone().square().sum());
+            self.squares.add_on_device(gradient.clone().square().sum());
             return self.gradients.register(param.id, gradient);
         }
         let device = gradient.device();
@@ -100,9 +104,17 @@ impl ModuleVisitor for SumOfSquares<'_> {
                     .sum()
             })
             .collect();
-        self.on_host += sums.iter().sum::<f64>();
+        self.squares.add(sums.iter().sum());
         self.gradients
             .register(param.id, Tensor::<D>::from_data(data, &device));
+    }
+
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.squares.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.squares.exit(container_type);
     }
 }
 

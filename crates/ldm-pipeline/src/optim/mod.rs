@@ -7,11 +7,13 @@
 mod adam;
 mod all_reduce;
 mod gradients;
+mod norms;
 mod schedule;
 
 pub(crate) use adam::Moments;
 pub use adam::{Adam, AdamConfig};
 pub use gradients::{Accumulator, Gradients};
+pub use norms::{ComponentOf, Norms};
 pub use schedule::{Decay, LrSchedule};
 
 use burn::backend::DispatchDevice;

@@ -14,7 +14,7 @@ pub(crate) mod threads;
 
 use std::{fmt, sync::Arc};
 
-use crate::{data::Share, error::Error};
+use crate::{data::Share, error::Error, train::Culprit};
 
 /// What processes need to train together. All of them have to call the same functions in the same order.
 pub trait Communicator: fmt::Debug + Send + Sync {
@@ -184,6 +184,7 @@ impl Workers {
                     name: "loss of another process",
                     value: f64::from_le_bytes(word(0)),
                     step: u64::from_le_bytes(word(8)),
+                    culprit: Culprit::Unknown,
                 })
             }
             (here, _) => here,

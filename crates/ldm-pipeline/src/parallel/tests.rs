@@ -167,6 +167,7 @@ fn all_stop_if_one_does_and_all_know_of_a_number_that_is_none() {
                 name: "loss",
                 value: f64::INFINITY,
                 step: 3,
+                culprit: crate::train::Culprit::Unknown,
             }),
         })
     });

@@ -5,13 +5,17 @@
 //! configuration, and its own number, which keys every random draw: that is why a resumed run equals one that was
 //! never stopped, bit for bit.
 
+mod components;
 mod conditions;
+mod diagnose;
+mod health;
 pub(crate) mod images;
 mod journal;
 mod latent_cache;
 mod latents;
 pub(crate) mod perceptual;
 mod persist;
+mod posterior;
 mod recorder;
 mod run_loop;
 mod stage1;
@@ -24,6 +28,7 @@ mod waiting;
 
 use std::{fmt, ops::ControlFlow, path::Path};
 
+pub use diagnose::Culprit;
 pub use stage1::train_vae;
 pub use stage2::{check_diffusion, train_diffusion};
 

@@ -10,7 +10,7 @@ use std::{
 use image::RgbImage;
 
 use super::{
-    Event, Observer, Outcome, Stage, StepReport,
+    Culprit, Event, Observer, Outcome, Stage, StepReport,
     persist::persist,
     recorder::Recorder,
     together::{check_start, images_per_step},
@@ -523,12 +523,17 @@ pub(super) fn at_work(observer: &mut Observer, what: &str, done: usize, total: u
     observer(Event::Work { what, done, total }) == ControlFlow::Break(())
 }
 
-/// `value`, or an error if it is no number any more.
+/// `value`, or an error if it is no number any more; whoever can repeat the step looks for the culprit.
 pub(super) fn finite(name: &'static str, value: f64, step: u64) -> Result<f64, Error> {
     if value.is_finite() {
         Ok(value)
     } else {
-        Err(Error::NotFinite { name, value, step })
+        Err(Error::NotFinite {
+            name,
+            value,
+            step,
+            culprit: Culprit::Unknown,
+        })
     }
 }
 

@@ -10,11 +10,15 @@ use ldm_autoencoder::{
 };
 
 use super::{
-    Event, Observer, Outcome, Stage,
+    Culprit, Event, Observer, Outcome, Stage,
+    components::logged as logged_norms,
+    diagnose::{Micro, Stage1Suspects},
+    health::Health,
     images::{load_images, load_present, report_damage, report_skipped, to_tensor},
     journal::journalled,
     perceptual::load_lpips,
     persist::persist,
+    posterior::Posterior,
     run_loop::{
         Mean, RunLoop, Trainee, Validation, Values, at_work, finite, newest_checkpoint,
         restore_newest,
@@ -31,7 +35,7 @@ use crate::{
     generate::noise_batch,
     latent_stats::LatentStats,
     model::{FirstStage, FirstStageConfig, ModelFacts, load_first_stage, save_first_stage},
-    optim::Accumulator,
+    optim::{Accumulator, Gradients},
     parallel::Workers,
     reconstruct::{VALIDATION_IMAGES, held_out_psnr, pairs},
     rng::Stream,
@@ -118,6 +122,7 @@ fn train<M: Autoencoder + Into<FirstStage>>(
         validation_set,
         loader: None,
         training_set,
+        health: Health::new(stage1.loss.disc_weight),
     };
     let start = restore_newest(&checkpoints, &mut trainer, workers, observer)?;
     start.announce(Stage::Vae, training, run, observer);
@@ -178,42 +183,28 @@ struct Stage1Trainer<'a, M> {
     preview_images: Tensor<4>,
     /// `None` before the first [`seek`](Trainee::seek).
     loader: Option<Loader>,
+    health: Health,
 }
 
 impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
     fn step(&mut self, step: u64, rate: f64, observer: &mut Observer) -> Result<Values, Error> {
-        let training = &self.stage1.training;
-        let waited = self.waited();
-        let mut generator = Mean::default();
-        let mut gradients = Accumulator::default();
-        let mut pairs = Vec::with_capacity(training.accumulation);
-        // All that can fail without a fault of the networks comes first, as their running statistics follow every pass.
-        let batches = (0..training.accumulation)
-            .map(|_| self.next_batch(observer))
-            .collect::<Result<Vec<_>, _>>()?;
-        for (micro, images) in batches.into_iter().enumerate() {
-            let noise = self.posterior_noise(&images, step, self.workers.micro_batch(micro));
-            let output = self.objective.generator(
-                self.vae.module(),
-                self.discriminator.as_ref().map(Trained::module),
-                images.clone(),
-                noise,
-                step,
-            );
-            (self.workers).agree(finite("loss", output.terms.total.into(), step))?;
-            generator.add(self.logged(&output.terms));
-            gradients.add(self.vae.module(), output.grads);
-            pairs.push((images, output.reconstruction));
+        let discriminator = self.discriminator.as_ref().map(Trained::module);
+        let statistics = discriminator.map(PatchDiscriminator::running_statistics);
+        let mut batches = Vec::with_capacity(self.stage1.training.accumulation);
+        let mut result = self.attempt(step, rate, &mut batches, observer);
+        if let Err(Error::NotFinite { culprit, .. }) = &mut result {
+            // Nothing but these statistics has changed, and the repetition of the step will change them again.
+            let restore = || {
+                let discriminator = self.discriminator.as_ref().map(Trained::module);
+                if let Some((discriminator, statistics)) = discriminator.zip(statistics.as_ref()) {
+                    discriminator.restore_running_statistics(statistics);
+                }
+            };
+            restore();
+            *culprit = self.culprit(step, &batches);
+            restore();
         }
-        let gradients = gradients.take_joint(self.vae.module(), self.workers);
-        let grad_norm = self
-            .vae
-            .update(gradients, rate, training.max_grad_norm, step)?;
-        let mut values = generator.values();
-        values.extend([("grad_norm", grad_norm), ("lr", rate)]);
-        values.extend(self.discriminate(pairs, rate, step)?);
-        values.push((DATA_WAIT, (self.waited() - waited).as_secs_f64()));
-        Ok(values)
+        result
     }
 
     fn save(&self, writer: &mut CheckpointWriter) -> Result<(), Error> {
@@ -287,12 +278,97 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
         self.loader.as_ref().map_or(Duration::ZERO, Loader::waited)
     }
 
-    /// The images of the next micro-batch, `[N, 3, H, W]`.
-    fn next_batch(&mut self, observer: &mut Observer) -> Result<Tensor<4>, Error> {
+    /// A step that changes weights once all of its numbers are known to be finite; its micro-batches are left in `batches`.
+    fn attempt(
+        &mut self,
+        step: u64,
+        rate: f64,
+        batches: &mut Vec<Micro>,
+        observer: &mut Observer,
+    ) -> Result<Values, Error> {
+        let training = &self.stage1.training;
+        let waited = self.waited();
+        let mut generator = Mean::default();
+        let mut posterior = Posterior::default();
+        let mut gradients = Accumulator::default();
+        let mut reconstructions = Vec::with_capacity(training.accumulation);
+        // All that can fail without a fault of the networks comes first, as their running statistics follow every pass.
+        for micro in 0..training.accumulation {
+            let (images, indices) = self.next_batch(observer)?;
+            let noise = self.posterior_noise(&images, step, self.workers.micro_batch(micro));
+            batches.push(Micro {
+                images,
+                indices,
+                noise,
+            });
+        }
+        for batch in batches.iter() {
+            let output = self.objective.generator(
+                self.vae.module(),
+                self.discriminator.as_ref().map(Trained::module),
+                batch.images.clone(),
+                batch.noise.clone(),
+                step,
+            );
+            (self.workers).agree(finite("loss", output.terms.total.into(), step))?;
+            generator.add(self.logged(&output.terms));
+            if let Some(statistics) = output.posterior {
+                posterior.add(statistics);
+            }
+            gradients.add(self.vae.module(), output.grads);
+            reconstructions.push(output.reconstruction);
+        }
+        let mut gradients = gradients.take_joint(self.vae.module(), self.workers);
+        let norms = (self.vae).measure(&mut gradients, training.max_grad_norm, step)?;
+        let mut values = generator.values();
+        values.extend(posterior.logged());
+        values.extend(logged_norms("grad_norm", &norms));
+        values.push(("lr", rate));
+
+        // The discriminator judges what the autoencoder made before its update, so its gradients may come before that as well.
+        let pairs = (batches.iter().map(|batch| batch.images.clone())).zip(reconstructions);
+        let (figures, for_discriminator) = self.discriminate(pairs, step)?;
+        let update = self.vae.update(gradients, rate);
+        finite("update", update.total, step)?;
+        values.extend(logged_norms("update_norm", &update));
+        values.extend(figures);
+        if let Some((discriminator, gradients)) = self.discriminator.as_mut().zip(for_discriminator)
+        {
+            let update = discriminator.update(gradients, rate);
+            finite("discriminator update", update.total, step)?;
+            values.push(("disc_update_norm", update.total));
+        }
+
+        let posterior = (!posterior.channels.is_empty()).then_some(&posterior);
+        let pixels = batches.first().map_or(1, |batch| {
+            let [_, _, h, w] = batch.noise.dims();
+            h * w
+        });
+        for warning in self.health.observe(&values, posterior, pixels) {
+            let _ = observer(Event::Warning(&warning));
+        }
+        values.push((DATA_WAIT, (self.waited() - waited).as_secs_f64()));
+        Ok(values)
+    }
+
+    /// What made step `step` fail, whose micro-batches were `batches`.
+    fn culprit(&self, step: u64, batches: &[Micro]) -> Culprit {
+        let suspects = Stage1Suspects {
+            objective: &self.objective,
+            vae: self.vae.module(),
+            discriminator: self.discriminator.as_ref().map(Trained::module),
+            batches,
+            step,
+        };
+        suspects.culprit(|image| self.training_set.entries()[image].name.clone())
+    }
+
+    /// The images of the next micro-batch, `[N, 3, H, W]`, and their numbers in the data set.
+    fn next_batch(&mut self, observer: &mut Observer) -> Result<(Tensor<4>, Vec<usize>), Error> {
         let loader = (self.loader.as_mut()).expect("steps follow a call of `seek`");
         let batch = loader.next().expect("a loader never ends")?;
         report_skipped(loader, observer);
-        Ok(to_tensor(&batch, &self.device))
+        Ok((to_tensor(&batch, &self.device), batch.indices))
     }
 
     /// A micro-batch's terms under the names of the log, without those of the other kind of autoencoder.
@@ -343,15 +419,14 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
         )
     }
 
-    /// The discriminator's update, on the images and the reconstructions that the autoencoder made before its own.
+    /// The discriminator's figures, and its clipped gradients where it learns, on images and what the autoencoder made of them.
     fn discriminate(
-        &mut self,
-        pairs: Vec<(Tensor<4>, Tensor<4>)>,
-        rate: f64,
+        &self,
+        pairs: impl ExactSizeIterator<Item = (Tensor<4>, Tensor<4>)>,
         step: u64,
-    ) -> Result<Values, Error> {
-        let Some(discriminator) = &mut self.discriminator else {
-            return Ok(Values::new());
+    ) -> Result<(Values, Option<Gradients>), Error> {
+        let Some(discriminator) = &self.discriminator else {
+            return Ok(Default::default());
         };
         let mut gradients = Accumulator::default();
         let mut mean: Option<DiscriminatorTerms> = None;
@@ -361,7 +436,7 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
             let module = discriminator.module();
             let Some(output) = (self.objective).discriminator(module, images, reconstruction, step)
             else {
-                return Ok(Values::new());
+                return Ok(Default::default());
             };
             let loss = finite("discriminator loss", output.terms.loss.into(), step);
             self.workers.agree(loss)?;
@@ -380,11 +455,12 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
             sum.accuracy += terms.accuracy / count;
         }
         let mut values = Values::new();
-        if active {
+        let mut gradients =
+            active.then(|| gradients.take_joint(discriminator.module(), self.workers));
+        if let Some(gradients) = &mut gradients {
             let max_norm = self.stage1.training.max_grad_norm;
-            let gradients = gradients.take_joint(discriminator.module(), self.workers);
-            let norm = discriminator.update(gradients, rate, max_norm, step)?;
-            values.push(("disc_grad_norm", norm));
+            let norms = discriminator.measure(gradients, max_norm, step)?;
+            values.push(("disc_grad_norm", norms.total));
         }
         if let Some(terms) = mean {
             values.extend([
@@ -394,7 +470,7 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
                 ("disc_accuracy", f64::from(terms.accuracy)),
             ]);
         }
-        Ok(values)
+        Ok((values, gradients))
     }
 
     /// Measures the latents and exports the autoencoder.

@@ -10,11 +10,13 @@ use image::RgbImage;
 use ldm_diffusion::{DiffusionLoss, SchedulerConfig};
 
 use super::{
-    Event, Observer, Outcome, Stage,
+    Culprit, Event, Observer, Outcome, Stage,
+    components::logged as logged_norms,
     conditions::Conditions,
+    diagnose::{Forward, Stage2Suspects},
     images::report_damage,
     journal::journalled,
-    latents::{Frozen, LatentSource},
+    latents::{Frozen, LatentBatch, LatentSource},
     persist::persist,
     run_loop::{RunLoop, Trainee, Validation, Values, finite, restore_newest},
     state::{Trained, initialise},
@@ -24,6 +26,7 @@ use super::{
 use crate::{
     checkpoint::{Checkpoint, CheckpointWriter, Checkpoints},
     config::{RunConfig, Stage2Config, TimestepSampling},
+    data::ImageDataset,
     error::Error,
     generate::{Condition, Request, noise_batch},
     model::{
@@ -88,7 +91,7 @@ fn train(
     let latents = LatentSource::open(
         config,
         stage2,
-        training_set,
+        training_set.clone(),
         &Frozen {
             first_stage: &frozen,
             key: files.key()?,
@@ -115,6 +118,7 @@ fn train(
         denoiser: initial(config, stage2, device),
         latents,
         held_out,
+        training_set,
     };
     let start = restore_newest(&checkpoints, &mut trainer, workers, observer)?;
     start.announce(Stage::Diffusion, training, run, observer);
@@ -176,61 +180,25 @@ struct Stage2Trainer<'a> {
     conditions: Conditions,
     denoiser: Trained<Denoiser>,
     latents: LatentSource,
+    training_set: Arc<ImageDataset>,
     /// Of the first process; `None` if nothing is held out.
     held_out: Option<HeldOut>,
 }
 
 impl Trainee for Stage2Trainer<'_> {
     fn step(&mut self, step: u64, rate: f64, observer: &mut Observer) -> Result<Values, Error> {
-        let training = &self.stage2.training;
-        let waited = self.latents.waited();
-        let mut gradients = Accumulator::default();
-        let mut mean_loss = 0.0;
-        for micro in 0..training.accumulation {
-            let batch = self.latents.next(&self.device, observer)?;
-            let micro = self.workers.micro_batch(micro);
-            let shape = batch.posterior.mean.dims();
-            let first = (micro * training.batch_size) as u64;
-            let noise =
-                |stream| noise_batch(self.config.seed, stream, step, first, shape, &self.device);
-            let x0 = (batch.posterior.sample(noise(Stream::PosteriorNoise)))
-                .mul_scalar(self.first_stage_config.scaling_factor());
-            let noise = noise(Stream::DiffusionNoise);
-            let timesteps = self.timesteps(step, micro, shape[0]);
-            let noisy = (self.loss.schedule()).add_noise(x0.clone(), noise.clone(), &timesteps);
-
-            let denoiser = self.denoiser.module();
-            let conditioner = denoiser.conditioner.as_ref();
-            let drawn = Some((step, first));
-            let condition = (self.conditions).of_batch(conditioner, &batch, drawn, &self.device)?;
-            let input = match condition.channels {
-                Some(channels) => Tensor::cat(vec![noisy, channels], 1),
-                None => noisy,
-            };
-            let floats: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
-            let floats = Tensor::<1>::from_floats(floats.as_slice(), &self.device);
-            let output = denoiser.unet.forward(input, floats, condition.context);
-            let loss = self.loss.forward(output, x0, noise, &timesteps).loss;
-
-            let value: f64 = loss.clone().into_scalar::<f32>().into();
-            let value = self.workers.agree(finite("loss", value, step))?;
-            mean_loss += value / training.accumulation as f64;
-            gradients.add(
-                denoiser,
-                GradientsParams::from_grads(loss.backward(), denoiser),
-            );
+        let mut batches = Vec::with_capacity(self.stage2.training.accumulation);
+        match self.attempt(step, rate, &mut batches, observer) {
+            Err(Error::NotFinite {
+                name, value, step, ..
+            }) => Err(Error::NotFinite {
+                name,
+                value,
+                step,
+                culprit: self.culprit(step, &batches)?,
+            }),
+            result => result,
         }
-        let gradients = gradients.take_joint(self.denoiser.module(), self.workers);
-        let norm = self
-            .denoiser
-            .update(gradients, rate, training.max_grad_norm, step)?;
-        let waited = (self.latents.waited() - waited).as_secs_f64();
-        Ok(vec![
-            ("loss", mean_loss),
-            ("grad_norm", norm),
-            ("lr", rate),
-            (DATA_WAIT, waited),
-        ])
     }
 
     fn save(&self, writer: &mut CheckpointWriter) -> Result<(), Error> {
@@ -297,6 +265,85 @@ impl Trainee for Stage2Trainer<'_> {
 }
 
 impl Stage2Trainer<'_> {
+    /// A step that changes weights once all of its numbers are known to be finite; its micro-batches are left in `batches`.
+    fn attempt(
+        &mut self,
+        step: u64,
+        rate: f64,
+        batches: &mut Vec<LatentBatch>,
+        observer: &mut Observer,
+    ) -> Result<Values, Error> {
+        let training = &self.stage2.training;
+        let waited = self.latents.waited();
+        let mut gradients = Accumulator::default();
+        let mut mean_loss = 0.0;
+        for micro in 0..training.accumulation {
+            batches.push(self.latents.next(&self.device, observer)?);
+            let loss = self.forward(&batches[micro], step, micro)?.loss;
+
+            let value: f64 = loss.clone().into_scalar::<f32>().into();
+            let value = self.workers.agree(finite("loss", value, step))?;
+            mean_loss += value / training.accumulation as f64;
+            let denoiser = self.denoiser.module();
+            gradients.add(
+                denoiser,
+                GradientsParams::from_grads(loss.backward(), denoiser),
+            );
+        }
+        let mut gradients = gradients.take_joint(self.denoiser.module(), self.workers);
+        let norms = (self.denoiser).measure(&mut gradients, training.max_grad_norm, step)?;
+        let update = self.denoiser.update(gradients, rate);
+        finite("update", update.total, step)?;
+        let mut values = vec![("loss", mean_loss)];
+        values.extend(logged_norms("grad_norm", &norms));
+        values.extend(logged_norms("update_norm", &update));
+        let waited = (self.latents.waited() - waited).as_secs_f64();
+        values.extend([("lr", rate), (DATA_WAIT, waited)]);
+        Ok(values)
+    }
+
+    /// The loss of this process's micro-batch `micro` of a step, a pure function of the weights and its arguments.
+    fn forward(&self, batch: &LatentBatch, step: u64, micro: usize) -> Result<Forward, Error> {
+        let micro = self.workers.micro_batch(micro);
+        let shape = batch.posterior.mean.dims();
+        let first = (micro * self.stage2.training.batch_size) as u64;
+        let noise =
+            |stream| noise_batch(self.config.seed, stream, step, first, shape, &self.device);
+        let x0 = (batch.posterior.sample(noise(Stream::PosteriorNoise)))
+            .mul_scalar(self.first_stage_config.scaling_factor());
+        let noise = noise(Stream::DiffusionNoise);
+        let timesteps = self.timesteps(step, micro, shape[0]);
+        let noisy = (self.loss.schedule()).add_noise(x0.clone(), noise.clone(), &timesteps);
+
+        let denoiser = self.denoiser.module();
+        let conditioner = denoiser.conditioner.as_ref();
+        let drawn = Some((step, first));
+        let condition = (self.conditions).of_batch(conditioner, batch, drawn, &self.device)?;
+        let input = match condition.channels {
+            Some(channels) => Tensor::cat(vec![noisy, channels], 1),
+            None => noisy,
+        };
+        let floats: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
+        let floats = Tensor::<1>::from_floats(floats.as_slice(), &self.device);
+        let output = denoiser.unet.forward(input, floats, condition.context);
+        let loss = (self.loss)
+            .forward(output, x0, noise.clone(), &timesteps)
+            .loss;
+        Ok(Forward { noise, loss })
+    }
+
+    /// What made step `step` fail, whose micro-batches were `batches`.
+    fn culprit(&self, step: u64, batches: &[LatentBatch]) -> Result<Culprit, Error> {
+        let suspects = Stage2Suspects {
+            denoiser: self.denoiser.module(),
+            batches,
+        };
+        suspects.culprit(
+            |image| self.training_set.entries()[image].name.clone(),
+            |batch, micro| self.forward(batch, step, micro),
+        )
+    }
+
     /// The model as it stands.
     fn model(&self) -> LatentDiffusion {
         let training = &self.stage2.training;

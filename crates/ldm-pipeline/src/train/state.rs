@@ -4,13 +4,13 @@ use burn::{module::Module, tensor::Device};
 use burn_store::{ModuleSnapshot, bridge};
 use rand_chacha::rand_core::Rng;
 
-use super::run_loop::finite;
+use super::{components::component_of, run_loop::finite};
 use crate::{
     checkpoint::{Checkpoint, CheckpointWriter},
     config::TrainingConfig,
     ema::Ema,
     error::Error,
-    optim::{Adam, Gradients},
+    optim::{Adam, Gradients, Norms},
     rng::{Stream, rng},
 };
 
@@ -91,26 +91,31 @@ impl<M: Module> Trained<M> {
         }
     }
 
-    /// One step at `rate`; returns the gradients' norm before clipping.
-    pub(super) fn update(
-        &mut self,
-        mut gradients: Gradients,
-        rate: f64,
+    /// Norms of the gradients, which are clipped afterwards; an error if the total is not finite.
+    pub(super) fn measure(
+        &self,
+        gradients: &mut Gradients,
         max_norm: Option<f64>,
         step: u64,
-    ) -> Result<f64, Error> {
-        let norm = match max_norm {
-            Some(max_norm) => gradients.clip_norm(self.module(), max_norm),
-            None => gradients.norm(self.module()),
-        };
-        finite("gradient norm", norm, step)?;
+    ) -> Result<Norms, Error> {
+        let norms = gradients.norms(self.module(), Some(component_of));
+        finite("gradient norm", norms.total, step)?;
+        if let Some(max_norm) = max_norm {
+            gradients.clip(norms.total, max_norm);
+        }
+        Ok(norms)
+    }
+
+    /// One step at `rate`; returns the norms of the change.
+    pub(super) fn update(&mut self, gradients: Gradients, rate: f64) -> Norms {
         let module = self.module.take().expect("a module between two updates");
-        let module = self.optimizer.step(rate, module, gradients);
+        let (module, norms) =
+            (self.optimizer).step_measured(rate, module, gradients, Some(component_of));
         if let Some(ema) = &mut self.ema {
             ema.update(&module);
         }
         self.module = Some(module);
-        Ok(norm)
+        norms
     }
 }
 

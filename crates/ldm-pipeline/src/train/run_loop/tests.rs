@@ -75,9 +75,7 @@ impl Trainee for Toy {
                 Fault::Data => return Err(crate::data::DataError::NoSamples.into()),
                 Fault::Weight => {
                     let gradients = self.gradients();
-                    let _ = self
-                        .linear
-                        .update(gradients.into(), f64::INFINITY, None, step);
+                    let _ = self.linear.update(gradients.into(), f64::INFINITY);
                 }
                 Fault::Loss => {}
             }
@@ -85,7 +83,7 @@ impl Trainee for Toy {
         }
         self.made.push((step, rate));
         let gradients = self.gradients();
-        self.linear.update(gradients.into(), rate, None, step)?;
+        let _ = self.linear.update(gradients.into(), rate);
         Ok(vec![("loss", 1.0)])
     }
 
@@ -309,7 +307,7 @@ fn a_checkpoint_with_a_weight_that_is_not_finite_is_set_aside() {
         position: 0,
     };
     let gradients = toy.gradients();
-    let _ = toy.linear.update(gradients.into(), f64::INFINITY, None, 4);
+    let _ = toy.linear.update(gradients.into(), f64::INFINITY);
     let newest = checkpoints.latest().unwrap().checkpoint.unwrap();
     let mut state = newest.state().clone();
     state.step = 5;
