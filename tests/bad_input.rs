@@ -521,7 +521,10 @@ fn writes_that_fail_half_way_leave_nothing() {
 
     // Room for pictures, but not for a checkpoint.
     let text = error_text(
-        &limited(100, "train vae tiny.toml --data data --out run --steps 4"),
+        &limited(
+            100,
+            "train vae tiny.toml --data data --out run --steps 4 --set stage1.training.write_patience=1",
+        ),
         1,
     );
     assert!(text.contains("no checkpoint at step 2"), "{text}");
@@ -568,7 +571,9 @@ fn a_disk_that_is_full() {
         return;
     }
     let script = "\"$0\" \"$@\"; status=$?; find disk -name '*.partial*' | sed 's/^/left behind: /' >&2; exit $status";
-    let output = in_namespace(script, "train vae tiny.toml --data data --out disk/run").unwrap();
+    let arguments =
+        "train vae tiny.toml --data data --out disk/run --set stage1.training.write_patience=1";
+    let output = in_namespace(script, arguments).unwrap();
     let text = error_text(&output, 1);
     assert!(
         text.contains("disk/run") && text.contains("No space left"),

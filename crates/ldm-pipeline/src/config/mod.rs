@@ -74,7 +74,7 @@ pub struct TrainingConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_every: Option<u64>,
     /// Seconds for which the last write of a run, or the one that stops it, is tried again where it fails, as on a full disk.
-    #[serde(default = "ten_minutes")]
+    #[serde(default = "two_minutes")]
     pub write_patience: u64,
     /// What happens when a loss or a gradient is not finite.
     #[serde(default)]
@@ -364,8 +364,8 @@ fn yes() -> bool {
     true
 }
 
-fn ten_minutes() -> u64 {
-    600
+fn two_minutes() -> u64 {
+    120
 }
 
 fn thousand() -> u64 {
