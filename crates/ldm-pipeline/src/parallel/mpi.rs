@@ -56,10 +56,7 @@ struct Mpi {
 
 impl Mpi {
     fn with_world<T>(&self, call: impl FnOnce(&SimpleCommunicator) -> T) -> T {
-        let universe = self
-            .universe
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let universe = self.universe.lock().unwrap_or_else(PoisonError::into_inner);
         let universe = universe.as_ref().expect("no call after the last");
         call(&universe.world())
     }
@@ -86,6 +83,8 @@ impl Communicator for Mpi {
     }
 
     fn gather(&self, part: &[u8]) -> Vec<Vec<u8>> {
+        // Never empty: Rust's address of nothing is 1, which Open MPI takes for MPI_IN_PLACE.
+        let part = [&[0], part].concat();
         self.with_world(|world| {
             let mut counts = vec![0i32; self.size];
             let count = i32::try_from(part.len()).expect("only small things are gathered");
@@ -100,9 +99,11 @@ impl Communicator for Mpi {
             let total: i32 = counts.iter().sum();
             let mut bytes = vec![0u8; total as usize];
             let mut parts = PartitionMut::new(&mut bytes[..], &counts[..], &starts[..]);
-            world.all_gather_varcount_into(part, &mut parts);
+            world.all_gather_varcount_into(&part[..], &mut parts);
             (starts.iter().zip(&counts))
-                .map(|(&start, &count)| bytes[start as usize..(start + count) as usize].to_vec())
+                .map(|(&start, &count)| {
+                    bytes[start as usize + 1..(start + count) as usize].to_vec()
+                })
                 .collect()
         })
     }
@@ -123,10 +124,7 @@ impl Communicator for Mpi {
     }
 
     fn finish(&self) {
-        let mut universe = self
-            .universe
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut universe = self.universe.lock().unwrap_or_else(PoisonError::into_inner);
         drop(universe.take());
     }
 }

@@ -46,7 +46,10 @@ impl Communicator for Thread {
     }
 
     fn sum(&self, values: &mut [f32]) {
-        let own: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let own: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         let parts = self.gather(&own);
         for (index, value) in values.iter_mut().enumerate() {
             *value = (parts.iter())

@@ -17,8 +17,8 @@ use crate::{
     data::{Crop, DataError, Dataset, ImageDataset, Loader, LoaderConfig, Sample},
     error::Error,
     model::FirstStage,
-    run::RunDir,
     rng::{Stream, rng, uniform},
+    run::RunDir,
 };
 
 /// Names in the cache file.

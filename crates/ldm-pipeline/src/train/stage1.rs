@@ -240,12 +240,11 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
                     start_batch: step * training.accumulation as u64,
                     strict: self.config.data.strict,
                 };
-                self.loader
-                    .insert(Loader::start_share(
-                        self.training_set.clone(),
-                        config,
-                        self.workers.share(),
-                    )?)
+                self.loader.insert(Loader::start_share(
+                    self.training_set.clone(),
+                    config,
+                    self.workers.share(),
+                )?)
             }
         };
         let batch = loader.next().expect("a loader never ends")?;

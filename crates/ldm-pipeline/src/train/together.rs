@@ -1,9 +1,7 @@
 //! What processes that train together have to agree on before their first step.
 
 use super::{Event, Observer};
-use crate::{
-    checkpoint::Checkpoint, config::TrainingConfig, error::Error, parallel::Workers,
-};
+use crate::{checkpoint::Checkpoint, config::TrainingConfig, error::Error, parallel::Workers};
 
 /// Images in a step of all processes together.
 pub(super) fn images_per_step(training: &TrainingConfig, workers: &Workers) -> usize {
