@@ -22,15 +22,8 @@ export RAYON_NUM_THREADS=1
 mpi() { local n=$1; shift; mpirun -n "$n" --allow-run-as-root --oversubscribe "$@"; }
 fail() { echo "error: $*" >&2; exit 1; }
 
-# The tests' tiny models, on twelve embedded pictures. AdamW's eps is large because it divides by the size of a gradient: one that is zero but
-# for rounding would become a step as large as any other.
-python3 - "$root/tests/support/mod.rs" > tiny.toml <<'PY'
-import re, sys
-text = open(sys.argv[1]).read()
-config = re.search(r'CONFIG: &str = r#"(.*?)"#', text, re.S).group(1)
-config = config.replace("optimizer = { weight_decay = 0.01 }", "optimizer = { eps = 1e-3, weight_decay = 0.01 }")
-print(config.replace("optimizer = {}", "optimizer = { eps = 1e-3 }"))
-PY
+# The tests' tiny models, on twelve embedded pictures.
+sed -n '/^pub(crate) const CONFIG/,/^"#;/p' "$root/tests/support/mod.rs" | sed '1d;$d' > tiny.toml
 "$ldm" data twemoji --out data --count 12
 double="--set stage1.training.accumulation=4 --set stage2.training.accumulation=4"
 
@@ -69,7 +62,8 @@ for stage in ("stage1", "stage2"):
         other = dict(tensors(os.path.join(b, file)))
         for name, x in tensors(os.path.join(a, file)):
             y = other[name]
-            if "running" in name:
+            # Softmax ignores a bias of the keys: its gradient is nothing but rounding, which Adam makes as large as any other.
+            if "running" in name or name.endswith("to_k.bias"):
                 continue
             count += 1
             size = sum(v * v for v in x) ** 0.5

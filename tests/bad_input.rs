@@ -612,3 +612,18 @@ fn a_full_or_closed_standard_output_is_no_panic() {
     let output = output.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
 }
+
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn one_of_several_processes_without_mpi_touches_nothing() {
+    let workspace = Workspace::new();
+    for name in ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"] {
+        let mut command = workspace.command("train all tiny.toml --data data --out run");
+        let output = command.env(name, "2").output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        let text = stderr(&output);
+        assert!(text.contains("built without --features mpi"), "{text}");
+        assert!(text.contains("help: build it with MPI"), "{text}");
+        assert!(!workspace.path("run").exists());
+    }
+}

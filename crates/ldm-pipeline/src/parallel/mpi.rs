@@ -83,6 +83,8 @@ impl Communicator for Mpi {
     }
 
     fn gather(&self, part: &[u8]) -> Vec<Vec<u8>> {
+        // Never empty: Rust's address of nothing is 1, which Open MPI takes for MPI_IN_PLACE.
+        let part = [&[0], part].concat();
         self.with_world(|world| {
             let mut counts = vec![0i32; self.size];
             let count = i32::try_from(part.len()).expect("only small things are gathered");
@@ -97,9 +99,11 @@ impl Communicator for Mpi {
             let total: i32 = counts.iter().sum();
             let mut bytes = vec![0u8; total as usize];
             let mut parts = PartitionMut::new(&mut bytes[..], &counts[..], &starts[..]);
-            world.all_gather_varcount_into(part, &mut parts);
+            world.all_gather_varcount_into(&part[..], &mut parts);
             (starts.iter().zip(&counts))
-                .map(|(&start, &count)| bytes[start as usize..(start + count) as usize].to_vec())
+                .map(|(&start, &count)| {
+                    bytes[start as usize + 1..(start + count) as usize].to_vec()
+                })
                 .collect()
         })
     }
