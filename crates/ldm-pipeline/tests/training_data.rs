@@ -11,9 +11,9 @@ use burn::tensor::Device;
 use image::{Rgb, RgbImage};
 
 use ldm_pipeline::{
+    Error,
     config::RunConfig,
     data::{DataError, LatentCaching},
-    error::Error,
     metrics::read_metrics,
     run::RunDir,
     train::{Event, Outcome, Stage, train_diffusion, train_vae},
