@@ -6,8 +6,9 @@ use burn::tensor::Device;
 use ldm_autoencoder::DiagonalGaussian;
 
 use super::{
-    Event, Observer,
-    images::{load_present, report_skipped, to_tensor},
+    Event, Observer, Stage,
+    damaged::DamageReport,
+    images::{load_present, to_tensor},
     latent_cache::{CacheKey, CacheShape, LatentCache, write_header, write_rows},
     run_loop::{at_work, with_causes},
 };
@@ -18,6 +19,7 @@ use crate::{
     error::Error,
     model::FirstStage,
     rng::{Stream, rng, uniform},
+    run::RunDir,
 };
 
 /// Posteriors of a micro-batch.
@@ -33,6 +35,8 @@ pub(super) struct LatentSource {
     loader: Loader,
     /// `None` if the loader already gives moments.
     first_stage: Option<FirstStage>,
+    images: Arc<ImageDataset>,
+    damaged: DamageReport,
 }
 
 /// The frozen first stage and what identifies it.
@@ -46,7 +50,7 @@ pub(super) struct Frozen<'a> {
 impl LatentSource {
     /// Latents of a training set from micro-batch `start` on; `None` if the observer stopped the encoding.
     ///
-    /// All are encoded once and kept in `file`, unless the configuration says otherwise or crops are random. A file that doesn't
+    /// All are encoded once and kept in a file of `run`, unless the configuration says otherwise or crops are random. A file that doesn't
     /// fit is an error or replaced, as configured. Without room for it, images are encoded at each visit.
     pub(super) fn open(
         config: &RunConfig,
@@ -54,7 +58,7 @@ impl LatentSource {
         set: Arc<ImageDataset>,
         frozen: &Frozen,
         start: u64,
-        file: &Path,
+        run: &RunDir,
         observer: &mut Observer,
     ) -> Result<Option<Self>, Error> {
         let loader_config = LoaderConfig {
@@ -64,6 +68,8 @@ impl LatentSource {
             start_batch: start,
             strict: config.data.strict,
         };
+        let file = &run.stage(Stage::Diffusion).join("latents.safetensors");
+        let damaged = DamageReport::open(run, observer);
         let cached =
             config.data.latent_cache != LatentCaching::Off && config.data.crop != Crop::Random;
         let cache = if cached {
@@ -83,7 +89,8 @@ impl LatentSource {
         } else {
             None
         };
-        Ok(Some(match cache {
+        let images = Arc::clone(&set);
+        let (data, first_stage): (Arc<dyn Dataset>, _) = match cache {
             Some(cache) => {
                 let latents = CachedLatents {
                     cache,
@@ -91,15 +98,15 @@ impl LatentSource {
                     flip: config.data.flip,
                     seed: config.seed,
                 };
-                Self {
-                    loader: Loader::start(Arc::new(latents), loader_config)?,
-                    first_stage: None,
-                }
+                (Arc::new(latents), None)
             }
-            None => Self {
-                loader: Loader::start(set, loader_config)?,
-                first_stage: Some(frozen.first_stage.clone()),
-            },
+            None => (set, Some(frozen.first_stage.clone())),
+        };
+        Ok(Some(Self {
+            loader: Loader::start(data, loader_config)?,
+            first_stage,
+            images,
+            damaged,
         }))
     }
 
@@ -115,7 +122,8 @@ impl LatentSource {
         observer: &mut Observer,
     ) -> Result<LatentBatch, Error> {
         let batch = self.loader.next().expect("a loader never ends")?;
-        report_skipped(&mut self.loader, observer);
+        let skipped = self.loader.take_skipped();
+        self.damaged.name(&self.images, skipped, observer);
         let values = to_tensor(&batch, device);
         Ok(LatentBatch {
             posterior: match &self.first_stage {
@@ -209,11 +217,11 @@ fn open_or_fill(
     let mut ended = None;
     let written = atomic::write_file_with(file, |out| {
         write_header(out, &key, shape)?;
-        encode_all(set, frozen, batch, shape, out, observer).or_else(|end| match end {
-            Ended::Write(error) => Err(error),
+        encode_all(set, frozen, batch, shape, out, observer).map_err(|end| match end {
+            Ended::Write(error) => error,
             Ended::Other(reason) => {
                 ended = Some(reason);
-                Err(io::Error::other("the encoding ended early"))
+                io::Error::other("the encoding ended early")
             }
         })
     });

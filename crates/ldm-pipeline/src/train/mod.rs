@@ -6,6 +6,7 @@
 //! never stopped, bit for bit.
 
 mod conditions;
+mod damaged;
 pub(crate) mod images;
 mod latent_cache;
 mod latents;

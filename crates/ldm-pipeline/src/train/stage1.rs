@@ -11,7 +11,8 @@ use ldm_autoencoder::{
 
 use super::{
     Event, Observer, Outcome, Stage,
-    images::{load_images, load_present, report_damage, report_skipped, to_tensor},
+    damaged::DamageReport,
+    images::{load_images, load_present, report_damage, to_tensor},
     perceptual::load_lpips,
     run_loop::{Mean, Trainee, Values, at_work, finite, newest_checkpoint, run_steps, train_state},
     state::{Trained, initialise},
@@ -102,6 +103,13 @@ fn train<M: Autoencoder + Into<FirstStage>>(
     });
     let preview_images = preview_images(&training_set, &validation_set, device)?;
     run.start(Stage::Vae, config)?;
+    let mut damaged = DamageReport::open(run, observer);
+    damaged.check(
+        &validation_set,
+        VALIDATION_IMAGES,
+        config.data.strict,
+        observer,
+    )?;
     let training = &stage1.training;
     let mut vae = Trained::new(vae, training, training.ema_decay);
     let mut discriminator = discriminator.map(|disc| Trained::new(disc, training, None));
@@ -123,6 +131,7 @@ fn train<M: Autoencoder + Into<FirstStage>>(
         discriminator,
         preview_images,
         validation_set,
+        damaged,
         loader: None,
         training_set,
     };
@@ -158,6 +167,7 @@ struct Stage1Trainer<'a, M> {
     discriminator: Option<Trained<PatchDiscriminator>>,
     training_set: Arc<ImageDataset>,
     validation_set: ImageDataset,
+    damaged: DamageReport,
     /// `[N, 3, H, W]`
     preview_images: Tensor<4>,
     /// Started at the first step.
@@ -245,7 +255,8 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
             }
         };
         let batch = loader.next().expect("a loader never ends")?;
-        report_skipped(loader, observer);
+        let skipped = loader.take_skipped();
+        self.damaged.name(&self.training_set, skipped, observer);
         Ok(to_tensor(&batch, &self.device))
     }
 

@@ -95,7 +95,7 @@ pub fn train_diffusion(
             device,
         },
         start * training.accumulation as u64,
-        &run.stage(Stage::Diffusion).join("latents.safetensors"),
+        run,
         observer,
     )?;
     let Some(latents) = latents else {
