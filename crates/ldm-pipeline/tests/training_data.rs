@@ -270,3 +270,21 @@ fn a_run_whose_data_vanished_goes_on_when_they_are_back() {
     fs::rename(&elsewhere, trial.data()).unwrap();
     assert_eq!(trial.curve(&run, Stage::Vae, "rec"), whole);
 }
+
+#[test]
+fn a_damaged_image_is_named_once_in_the_life_of_a_run() {
+    let mut trial = Trial::new();
+    fs::write(trial.data().join("2.png"), "no image").unwrap();
+    let run = trial.run("run");
+    let mut warnings = trial.train(&run, Stage::Vae, |_| {}).1;
+    trial.config.stage1.training.steps += 6;
+    warnings.extend(trial.train(&run, Stage::Vae, |_| {}).1);
+    warnings.extend(trial.train(&run, Stage::Diffusion, |_| {}).1);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("2.png isn't an image"), "{warnings:?}");
+    let listed = fs::read_to_string(run.path().join("damaged.txt")).unwrap();
+    assert_eq!(
+        listed,
+        format!("{}\n", trial.data().join("2.png").display())
+    );
+}

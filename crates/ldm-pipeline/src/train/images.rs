@@ -5,11 +5,11 @@ use std::ops::Range;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::{Event, Observer};
-use crate::data::{Batch, DataError, Dataset, ImageDataset, Loader};
+use crate::data::{Batch, DataError, Dataset, ImageDataset};
 
 /// The readable ones among some samples, `[N, C, H, W]`, and their numbers; `None` if there are none. Nothing random is done to them.
 ///
-/// Damaged ones are passed over in silence: whoever trains on the set names them.
+/// Damaged ones are passed over in silence: [`DamageReport`](super::damaged::DamageReport) names them.
 pub(crate) fn load_images(
     set: &dyn Dataset,
     indices: Range<usize>,
@@ -47,16 +47,4 @@ pub(super) fn report_damage(set: &ImageDataset, observer: &mut Observer) {
 /// A batch on the device, `[N, C, H, W]`.
 pub(crate) fn to_tensor(batch: &Batch, device: &Device) -> Tensor<4> {
     Tensor::from_data(TensorData::new(batch.images.clone(), batch.shape), device)
-}
-
-/// Names images that were skipped, once each.
-pub(super) fn report_skipped(loader: &mut Loader, observer: &mut Observer) {
-    for skipped in loader.take_skipped() {
-        let text = format!(
-            "{}; skipped, {} so far",
-            skipped.error,
-            loader.skipped_count()
-        );
-        let _ = observer(Event::Warning(&text));
-    }
 }

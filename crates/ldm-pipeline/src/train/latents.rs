@@ -7,7 +7,8 @@ use ldm_autoencoder::DiagonalGaussian;
 
 use super::{
     Event, Observer, Stage,
-    images::{load_present, report_skipped, to_tensor},
+    damaged::DamageReport,
+    images::{load_present, to_tensor},
     latent_cache::{CacheKey, CacheShape, LatentCache, write_header, write_rows},
     run_loop::{at_work, with_causes},
 };
@@ -41,6 +42,8 @@ pub(super) struct LatentSource {
     share: Share,
     /// `None` if the loader already gives moments.
     first_stage: Option<FirstStage>,
+    images: Arc<ImageDataset>,
+    damaged: DamageReport,
 }
 
 /// The frozen first stage and what identifies it.
@@ -54,7 +57,7 @@ pub(super) struct Frozen<'a> {
 impl LatentSource {
     /// Latents of a training set; `None` if the observer stopped the encoding.
     ///
-    /// All are encoded once and kept in `file`, unless the configuration says otherwise or crops are random. A file that doesn't
+    /// All are encoded once and kept in a file of `run`, unless the configuration says otherwise or crops are random. A file that doesn't
     /// fit is an error or replaced, as configured. Without room for it, images are encoded at each visit.
     pub(super) fn open(
         config: &RunConfig,
@@ -71,6 +74,7 @@ impl LatentSource {
             start_batch: 0,
             strict: config.data.strict,
         };
+        let damaged = DamageReport::open(run, observer);
         let cached =
             config.data.latent_cache != LatentCaching::Off && config.data.crop != Crop::Random;
         let cache = if cached {
@@ -90,6 +94,7 @@ impl LatentSource {
         } else {
             None
         };
+        let images = Arc::clone(&set);
         let (dataset, first_stage): (Arc<dyn Dataset>, _) = match cache {
             Some(cache) => {
                 let latents = CachedLatents {
@@ -108,6 +113,8 @@ impl LatentSource {
             config: loader_config,
             share: run.workers().share(),
             first_stage,
+            images,
+            damaged,
         }))
     }
 
@@ -137,7 +144,8 @@ impl LatentSource {
     ) -> Result<LatentBatch, Error> {
         let loader = (self.loader.as_mut()).expect("batches follow a call of `seek`");
         let batch = loader.next().expect("a loader never ends")?;
-        report_skipped(loader, observer);
+        let skipped = loader.take_skipped();
+        self.damaged.name(&self.images, skipped, observer);
         let values = to_tensor(&batch, device);
         Ok(LatentBatch {
             posterior: match &self.first_stage {

@@ -7,6 +7,7 @@
 
 mod components;
 mod conditions;
+mod damaged;
 mod diagnose;
 mod health;
 pub(crate) mod images;

@@ -12,9 +12,10 @@ use ldm_autoencoder::{
 use super::{
     Culprit, Event, Observer, Outcome, Stage,
     components::logged as logged_norms,
+    damaged::DamageReport,
     diagnose::{Micro, Stage1Suspects},
     health::Health,
-    images::{load_images, load_present, report_damage, report_skipped, to_tensor},
+    images::{load_images, load_present, report_damage, to_tensor},
     journal::journalled,
     perceptual::load_lpips,
     persist::persist,
@@ -107,6 +108,13 @@ fn train<M: Autoencoder + Into<FirstStage>>(
 
     let preview_images = preview_images(&training_set, &validation_set, device)?;
     run.start(Stage::Vae, config)?;
+    let mut damaged = DamageReport::open(run, observer);
+    damaged.check(
+        &validation_set,
+        VALIDATION_IMAGES,
+        config.data.strict,
+        observer,
+    )?;
     let (vae, discriminator) = initial(config, init, device);
     let mut trainer = Stage1Trainer {
         config,
@@ -120,6 +128,7 @@ fn train<M: Autoencoder + Into<FirstStage>>(
         discriminator,
         preview_images,
         validation_set,
+        damaged,
         loader: None,
         training_set,
         health: Health::new(stage1.loss.disc_weight),
@@ -179,6 +188,7 @@ struct Stage1Trainer<'a, M> {
     discriminator: Option<Trained<PatchDiscriminator>>,
     training_set: Arc<ImageDataset>,
     validation_set: ImageDataset,
+    damaged: DamageReport,
     /// `[N, 3, H, W]`
     preview_images: Tensor<4>,
     /// `None` before the first [`seek`](Trainee::seek).
@@ -367,7 +377,8 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
     fn next_batch(&mut self, observer: &mut Observer) -> Result<(Tensor<4>, Vec<usize>), Error> {
         let loader = (self.loader.as_mut()).expect("steps follow a call of `seek`");
         let batch = loader.next().expect("a loader never ends")?;
-        report_skipped(loader, observer);
+        let skipped = loader.take_skipped();
+        self.damaged.name(&self.training_set, skipped, observer);
         Ok((to_tensor(&batch, &self.device), batch.indices))
     }
 

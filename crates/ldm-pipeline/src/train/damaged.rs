@@ -1,0 +1,94 @@
+//! Naming unusable images, once in the life of a run.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::Write,
+    path::PathBuf,
+};
+
+use super::{Event, Observer};
+use crate::{
+    data::{DataError, Dataset, ImageDataset, SkippedSample},
+    run::RunDir,
+};
+
+/// Remembers which images were named, in `damaged.txt` in the run's directory, across stages and sessions.
+pub(super) struct DamageReport {
+    file: PathBuf,
+    known: HashSet<String>,
+}
+
+impl DamageReport {
+    /// With what earlier stages and sessions of `run` named, which is told as a number.
+    pub(super) fn open(run: &RunDir, observer: &mut Observer) -> Self {
+        let file = run.path().join("damaged.txt");
+        let known: HashSet<String> = fs::read_to_string(&file)
+            .map(|text| text.lines().map(str::to_owned).collect())
+            .unwrap_or_default();
+        if !known.is_empty() {
+            let text = format!(
+                "images that can't be used, named before: {}, listed in {}",
+                known.len(),
+                file.display()
+            );
+            let _ = observer(Event::Note(&text));
+        }
+        Self { file, known }
+    }
+
+    /// Names those of `skipped`, samples of `set`, that weren't named before.
+    pub(super) fn name(
+        &mut self,
+        set: &ImageDataset,
+        skipped: Vec<SkippedSample>,
+        observer: &mut Observer,
+    ) {
+        let mut new = String::new();
+        for SkippedSample { index, error } in skipped {
+            let location = set.entries()[index].location().display().to_string();
+            if self.known.insert(location.clone()) {
+                let text = format!("{error}; skipped, {} so far", self.known.len());
+                let _ = observer(Event::Warning(&text));
+                new += &location;
+                new.push('\n');
+            }
+        }
+        if !new.is_empty() {
+            // If this fails, such as on a full disk, another session names them again.
+            let _ = File::options()
+                .create(true)
+                .append(true)
+                .open(&self.file)
+                .and_then(|mut file| file.write_all(new.as_bytes()));
+        }
+    }
+
+    /// Reads the first `count` images of a set that no loader goes through, and names the unusable ones.
+    ///
+    /// # Errors
+    /// If the data are gone, or an image is unusable under `strict`.
+    pub(super) fn check(
+        &mut self,
+        set: &ImageDataset,
+        count: usize,
+        strict: bool,
+        observer: &mut Observer,
+    ) -> Result<(), DataError> {
+        let mut skipped = Vec::new();
+        for index in 0..count.min(set.len()) {
+            match set.get(index, 0) {
+                Ok(_) => {}
+                Err(error @ DataError::Vanished { .. }) => return Err(error),
+                Err(error) if strict => {
+                    return Err(DataError::Strict {
+                        source: Box::new(error),
+                    });
+                }
+                Err(error) => skipped.push(SkippedSample { index, error }),
+            }
+        }
+        self.name(set, skipped, observer);
+        Ok(())
+    }
+}
