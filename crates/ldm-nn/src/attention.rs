@@ -80,11 +80,9 @@ impl Attention {
         let k = self.split_heads(watch::linear(&self.to_k, context.clone()));
         let v = self.split_heads(watch::linear(&self.to_v, context));
         let [b, heads, length, head_dim] = q.dims();
-        let attended = watch::joint(
-            Site::parent(self.to_q.weight.id),
-            [q, k, v],
-            |[q, k, v]| ops::attention(q, k, v),
-        )
+        let attended = watch::joint(Site::parent(self.to_q.weight.id), [q, k, v], |[q, k, v]| {
+            ops::attention(q, k, v)
+        })
         .swap_dims(1, 2)
         .reshape([b, length, heads * head_dim]);
         watch::linear(&self.to_out[0], attended)

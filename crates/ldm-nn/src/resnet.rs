@@ -109,8 +109,7 @@ impl ResnetBlock2d {
             None => ops::group_norm_silu(&self.norm2, h),
             Some(projection) => {
                 let temb = temb.expect("a block with a timestep projection needs an embedding");
-                let temb = watch::linear(projection, silu(temb))
-                    .unsqueeze_dims::<4>(&[-1, -1]);
+                let temb = watch::linear(projection, silu(temb)).unsqueeze_dims::<4>(&[-1, -1]);
                 if self.scale_shift {
                     let mut halves = temb.chunk(2, 1).into_iter();
                     let (scale, shift) = (halves.next().unwrap(), halves.next().unwrap());

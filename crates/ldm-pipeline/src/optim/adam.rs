@@ -339,9 +339,7 @@ fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
         difference * difference
     };
     let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f64 = (a.remainder().iter().zip(b.remainder()))
-        .map(square)
-        .sum();
+    let rest: f64 = (a.remainder().iter().zip(b.remainder())).map(square).sum();
     for (a, b) in a.zip(b) {
         for (sum, pair) in sums.iter_mut().zip(a.iter().zip(b)) {
             *sum += square(pair);

@@ -75,8 +75,7 @@ impl ModuleVisitor for SumOfSquares<'_> {
             return;
         };
         if !on_host(&gradient) {
-            self.squares
-                .add_on_device(gradient.clone().square().sum());
+            self.squares.add_on_device(gradient.clone().square().sum());
             return self.gradients.register(param.id, gradient);
         }
         let device = gradient.device();

@@ -61,7 +61,10 @@ mod tests {
             ("quant_conv.weight", "quant_conv"),
             ("unet.conv_in.weight", "unet/input"),
             ("unet.time_embedding.linear_1.weight", "unet/input"),
-            ("unet.down_blocks.0.resnets.0.conv1.bias", "unet/down_blocks"),
+            (
+                "unet.down_blocks.0.resnets.0.conv1.bias",
+                "unet/down_blocks",
+            ),
             ("unet.mid_block.resnets.0.conv1.bias", "unet/mid_block"),
             ("unet.up_blocks.0.resnets.0.conv1.bias", "unet/up_blocks"),
             ("unet.conv_out.bias", "unet/output"),

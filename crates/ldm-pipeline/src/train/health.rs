@@ -82,7 +82,8 @@ impl Health {
         if let Some(posterior) = posterior {
             self.posterior(&posterior.channels, pixels, &mut warnings);
         }
-        let figure = |name| (figures.iter()).find_map(|(key, value)| (*key == name).then_some(*value));
+        let figure =
+            |name| (figures.iter()).find_map(|(key, value)| (*key == name).then_some(*value));
         // Steps in which the discriminator learns.
         if figure("disc_grad_norm").is_some() {
             let figure = |name| figure(name).unwrap_or_default();
@@ -150,7 +151,8 @@ impl Health {
     }
 
     fn discriminator(&mut self, warnings: &mut Vec<String>) {
-        let reaches = |window: &Window, holds: &dyn Fn(f64) -> bool| window.mean().is_some_and(holds);
+        let reaches =
+            |window: &Window, holds: &dyn Fn(f64) -> bool| window.mean().is_some_and(holds);
         let sure = reaches(&self.accuracy, &|accuracy| accuracy > WINNING_ACCURACY);
         let harmful =
             reaches(&self.logits, &|logits| logits > LARGE_LOGIT) || self.g_loss.is_rising();
@@ -297,6 +299,7 @@ mod tests {
         let dead = Channel {
             kl: 0.005 * PIXELS as f64,
             std: 0.05,
+            largest: 0.2,
             ..healthy_channel()
         };
         let wide = Channel {
@@ -311,7 +314,10 @@ mod tests {
         for (channels, expected) in [
             ([dead, dead], "posterior collapse"),
             ([healthy_channel(), dead], "latent channels 1 carry less"),
-            ([wide, healthy_channel()], "channels 0 have a standard deviation outside"),
+            (
+                [wide, healthy_channel()],
+                "channels 0 have a standard deviation outside",
+            ),
             ([healthy_channel(), outlying], "channels 1 lie more than 50"),
         ] {
             let mut health = Health::new(0.5);
@@ -325,7 +331,10 @@ mod tests {
             // On the way from collapse to health nothing else may be complained of.
             assert!(healthy.is_empty(), "{healthy:?}");
             let again = run(&mut health, 3 * STEPS, |_| with_channels(channels));
-            assert!(again.iter().any(|text| text.contains(expected)), "{again:?}");
+            assert!(
+                again.iter().any(|text| text.contains(expected)),
+                "{again:?}"
+            );
         }
         let healthy = [healthy_channel(); 2];
         assert!(run(&mut Health::new(0.5), 500, |_| with_channels(healthy)).is_empty());
@@ -356,7 +365,10 @@ mod tests {
         let rising = run(&mut Health::new(0.5), STEPS, |step| {
             with_discriminator(0.995, 1.0 + step as f64 * 0.02, 1.0)
         });
-        assert!(rising.len() == 1 && rising[0].contains("wins"), "{rising:?}");
+        assert!(
+            rising.len() == 1 && rising[0].contains("wins"),
+            "{rising:?}"
+        );
     }
 
     #[test]

@@ -263,8 +263,7 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
         let update = self.vae.update(gradients, rate);
         values.extend(logged_norms("update_norm", &update));
         values.extend(figures);
-        if let Some((discriminator, gradients)) =
-            self.discriminator.as_mut().zip(for_discriminator)
+        if let Some((discriminator, gradients)) = self.discriminator.as_mut().zip(for_discriminator)
         {
             let update = discriminator.update(gradients, rate);
             values.push(("disc_update_norm", update.total));

@@ -256,7 +256,8 @@ impl Stage2Trainer<'_> {
 
         let denoiser = self.denoiser.module();
         let conditioner = denoiser.conditioner.as_ref();
-        let condition = (self.conditions).of_batch(conditioner, batch, step, first, &self.device)?;
+        let condition =
+            (self.conditions).of_batch(conditioner, batch, step, first, &self.device)?;
         let input = match condition.channels {
             Some(channels) => Tensor::cat(vec![noisy, channels], 1),
             None => noisy,

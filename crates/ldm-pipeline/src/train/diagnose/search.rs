@@ -4,7 +4,7 @@ use burn::{
     module::{Module, ModuleVisitor, Param},
     tensor::Tensor,
 };
-use ldm_nn::watch::{Entry, Paths, PathStack};
+use ldm_nn::watch::{Entry, PathStack, Paths};
 
 use super::Culprit;
 
