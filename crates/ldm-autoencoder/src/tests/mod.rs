@@ -7,6 +7,7 @@ mod first_stages;
 mod lpips;
 mod objective;
 pub(crate) mod reference;
+mod running_statistics;
 mod tiling;
 mod training;
 mod vq;

@@ -299,6 +299,7 @@ mod tests {
         let dead = Channel {
             kl: 0.005 * PIXELS as f64,
             std: 0.05,
+            largest: 0.2,
             ..healthy_channel()
         };
         let wide = Channel {
