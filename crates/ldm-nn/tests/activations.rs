@@ -1,5 +1,7 @@
 //! Blocks whose activations are computed again in the backward pass.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use burn::{
     module::{Module, ModuleVisitor, Param},
     tensor::{Device, Distribution, Gradients, Tensor},
@@ -86,6 +88,21 @@ fn a_resnet_block_has_the_same_gradients() {
     let kept = run(Activations::Keep);
     assert!(kept.2.iter().all(Option::is_some));
     assert!(kept == run(Activations::Recompute));
+}
+
+#[test]
+fn a_block_runs_once_on_the_way_forward_and_once_on_the_way_back() {
+    static RUNS: AtomicUsize = AtomicUsize::new(0);
+    let block = attention();
+    let x = random([1, 4, 16]);
+    let output =
+        Activations::Recompute.run(&block, (x, random([1, 3, 6])), |block, (x, context)| {
+            RUNS.fetch_add(1, Ordering::Relaxed);
+            block.forward(x, Some(context))
+        });
+    assert_eq!(RUNS.load(Ordering::Relaxed), 1);
+    output.sum().backward();
+    assert_eq!(RUNS.load(Ordering::Relaxed), 2);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use burn::{
     },
     tensor::{Device, Int, Tensor},
 };
-use ldm_nn::ops;
+use ldm_nn::{Activations, ops};
 use serde::{Deserialize, Serialize};
 
 use crate::{Activation, ConfigError};
@@ -106,6 +106,7 @@ impl LdmBertConfig {
                 .map(|_| self.init_layer(device))
                 .collect(),
             layer_norm: LayerNormConfig::new(self.d_model).init(device),
+            activations: Activations::default(),
         }
     }
 
@@ -149,6 +150,8 @@ struct Encoder {
     embed_positions: Embedding,
     layers: Vec<EncoderLayer>,
     layer_norm: LayerNorm,
+    #[module(skip)]
+    activations: Activations,
 }
 
 #[derive(Module, Debug)]
@@ -172,6 +175,14 @@ struct SelfAttention {
 }
 
 impl LdmBert {
+    /// The same model, whose layers keep their activations for the backward pass or compute them again. Neither the record
+    /// nor the configuration knows of it.
+    #[must_use]
+    pub fn with_activations(mut self, activations: Activations) -> Self {
+        self.model.activations = activations;
+        self
+    }
+
     /// The context for the U-Net's cross-attention.
     ///
     /// # Shapes
@@ -196,10 +207,9 @@ impl Encoder {
         );
 
         let embedded = self.embed_tokens.forward(ids) + positions.narrow(0, 0, length).unsqueeze();
-        let hidden = self
-            .layers
-            .iter()
-            .fold(embedded, |hidden, layer| layer.forward(hidden));
+        let hidden = (self.layers.iter()).fold(embedded, |hidden, layer| {
+            (self.activations).run(layer, hidden, |layer, hidden| layer.forward(hidden))
+        });
         self.layer_norm.forward(hidden)
     }
 }

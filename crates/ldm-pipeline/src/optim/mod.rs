@@ -6,6 +6,8 @@
 
 mod adam;
 mod gradients;
+#[cfg(test)]
+mod joint_batch;
 mod schedule;
 
 pub(crate) use adam::Moments;

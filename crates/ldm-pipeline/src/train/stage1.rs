@@ -92,7 +92,10 @@ fn train<M: Autoencoder + Into<FirstStage>>(
     let objective = Stage1Objective::new(stage1.loss, lpips)?;
 
     let autodiff = device.clone().autodiff();
-    let vae = initialise(config.seed, VAE_INIT, device, || init(&autodiff));
+    let activations = stage1.training.activations();
+    let vae = initialise(config.seed, VAE_INIT, device, || {
+        init(&autodiff).with_activations(activations)
+    });
     let discriminator = stage1.loss.discriminator().map(|disc| {
         initialise(config.seed, DISCRIMINATOR_INIT, device, || {
             disc.init(&autodiff)

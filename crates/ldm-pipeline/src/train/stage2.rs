@@ -73,9 +73,11 @@ pub fn train_diffusion(
         .as_ref()
         .map_or(0, |checkpoint| checkpoint.state().step);
     let autodiff = device.clone().autodiff();
+    let activations = training.activations();
     let denoiser = initialise(config.seed, DENOISER_INIT, device, || Denoiser {
-        unet: stage2.unet.init(&autodiff),
-        conditioner: stage2.conditioner().map(|config| config.init(&autodiff)),
+        unet: stage2.unet.init(&autodiff).with_activations(activations),
+        conditioner: (stage2.conditioner())
+            .map(|config| config.init(&autodiff).with_activations(activations)),
     });
     let mut denoiser = Trained::new(denoiser, training, training.ema_decay);
     if let Some(checkpoint) = newest {
