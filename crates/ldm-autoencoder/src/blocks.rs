@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 use ldm_nn::{
-    Attention, AttentionConfig, Downsample2d, DownsamplePadding, ResnetBlock2d,
+    Activations, Attention, AttentionConfig, Downsample2d, DownsamplePadding, ResnetBlock2d,
     ResnetBlock2dConfig, Upsample2d,
 };
 
@@ -40,11 +40,16 @@ pub(crate) fn attention(channels: usize, groups: usize, device: &Device) -> Atte
 }
 
 /// Runs ResNet blocks, each followed by its attention where the level has any.
-fn run(resnets: &[ResnetBlock2d], attentions: &[Attention], mut x: Tensor<4>) -> Tensor<4> {
+fn run(
+    activations: Activations,
+    resnets: &[ResnetBlock2d],
+    attentions: &[Attention],
+    mut x: Tensor<4>,
+) -> Tensor<4> {
     for (index, resnet) in resnets.iter().enumerate() {
-        x = resnet.forward(x, None);
+        x = activations.run(resnet, x, |resnet, x| resnet.forward(x, None));
         if let Some(attention) = attentions.get(index) {
-            x = attention.forward_image(x);
+            x = activations.run(attention, x, |attention, x| attention.forward_image(x));
         }
     }
     x
@@ -93,6 +98,9 @@ pub struct DownEncoderBlock {
     pub attentions: Vec<Attention>,
     /// One, or none in the last level.
     pub downsamplers: Vec<Downsample2d>,
+    /// Whether the blocks' activations are kept for the backward pass.
+    #[module(skip)]
+    pub activations: Activations,
 }
 
 impl DownEncoderBlock {
@@ -107,12 +115,13 @@ impl DownEncoderBlock {
                 })
                 .into_iter()
                 .collect(),
+            activations: Activations::default(),
         }
     }
 
     /// `[N, C_in, H, W]` to `[N, C_out, H/2, W/2]`, or to the same size in the last level.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = run(&self.resnets, &self.attentions, x);
+        let x = run(self.activations, &self.resnets, &self.attentions, x);
         self.downsamplers.iter().fold(x, |x, down| down.forward(x))
     }
 }
@@ -124,6 +133,9 @@ pub struct MidBlock {
     pub resnets: Vec<ResnetBlock2d>,
     /// Between them; one, or none.
     pub attentions: Vec<Attention>,
+    /// Whether the blocks' activations are kept for the backward pass.
+    #[module(skip)]
+    pub activations: Activations,
 }
 
 impl MidBlock {
@@ -136,12 +148,13 @@ impl MidBlock {
                 .then(|| attention(channels, groups, device))
                 .into_iter()
                 .collect(),
+            activations: Activations::default(),
         }
     }
 
     /// `[N, C, H, W]` to the same shape.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        run(&self.resnets, &self.attentions, x)
+        run(self.activations, &self.resnets, &self.attentions, x)
     }
 }
 
@@ -154,6 +167,9 @@ pub struct UpDecoderBlock {
     pub attentions: Vec<Attention>,
     /// One, or none in the last level.
     pub upsamplers: Vec<Upsample2d>,
+    /// Whether the blocks' activations are kept for the backward pass.
+    #[module(skip)]
+    pub activations: Activations,
 }
 
 impl UpDecoderBlock {
@@ -166,12 +182,13 @@ impl UpDecoderBlock {
                 .then(|| Upsample2d::new(config.out_channels, device))
                 .into_iter()
                 .collect(),
+            activations: Activations::default(),
         }
     }
 
     /// `[N, C_in, H, W]` to `[N, C_out, 2H, 2W]`, or to the same size in the last level.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = run(&self.resnets, &self.attentions, x);
+        let x = run(self.activations, &self.resnets, &self.attentions, x);
         self.upsamplers.iter().fold(x, |x, up| up.forward(x))
     }
 }

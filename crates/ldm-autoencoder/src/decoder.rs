@@ -5,7 +5,7 @@ use burn::{
     },
     prelude::*,
 };
-use ldm_nn::ops;
+use ldm_nn::{Activations, ops};
 
 use crate::{
     MidBlock, UpBlockType, UpDecoderBlock,
@@ -67,6 +67,14 @@ impl Decoder {
                 .init(device),
             conv_out: conv3x3([last, config.out_channels]),
         }
+    }
+
+    /// Sets what becomes of the activations of ResNet blocks and attentions.
+    pub(crate) fn set_activations(&mut self, activations: Activations) {
+        for block in &mut self.up_blocks {
+            block.activations = activations;
+        }
+        self.mid_block.activations = activations;
     }
 
     /// Everything before [`conv_out`](Self::conv_out): `[N, c, h, w]` to `[N, C, f h, f w]`.

@@ -5,7 +5,7 @@ use burn::{
     },
     prelude::*,
 };
-use ldm_nn::ops;
+use ldm_nn::{Activations, ops};
 
 use crate::{
     DownBlockType, DownEncoderBlock, MidBlock,
@@ -67,6 +67,14 @@ impl Encoder {
                 .init(device),
             conv_out: conv3x3([last, config.encoder_out_channels]),
         }
+    }
+
+    /// Sets what becomes of the activations of ResNet blocks and attentions.
+    pub(crate) fn set_activations(&mut self, activations: Activations) {
+        for block in &mut self.down_blocks {
+            block.activations = activations;
+        }
+        self.mid_block.activations = activations;
     }
 
     /// `[N, 3, H, W]` to `[N, c, H/f, W/f]`, or `2c` channels for moments.

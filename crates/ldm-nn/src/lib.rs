@@ -7,11 +7,13 @@ pub mod ops;
 pub mod watch;
 pub mod weights;
 
+mod activations;
 mod attention;
 mod embedding;
 mod resample;
 mod resnet;
 
+pub use activations::{Activations, BlockInputs, MapInputs};
 pub use attention::{Attention, AttentionConfig};
 pub use embedding::{TimestepEmbedding, timestep_embedding};
 pub use resample::{

@@ -8,7 +8,7 @@ use burn::{
     tensor::{Device, Int, Tensor},
 };
 use ldm_nn::{
-    ops,
+    Activations, ops,
     watch::{self, Site},
 };
 use serde::{Deserialize, Serialize};
@@ -109,6 +109,7 @@ impl LdmBertConfig {
                 .map(|_| self.init_layer(device))
                 .collect(),
             layer_norm: LayerNormConfig::new(self.d_model).init(device),
+            activations: Activations::default(),
         }
     }
 
@@ -152,6 +153,8 @@ struct Encoder {
     embed_positions: Embedding,
     layers: Vec<EncoderLayer>,
     layer_norm: LayerNorm,
+    #[module(skip)]
+    activations: Activations,
 }
 
 #[derive(Module, Debug)]
@@ -175,6 +178,14 @@ struct SelfAttention {
 }
 
 impl LdmBert {
+    /// The same model, whose layers keep their activations for the backward pass or compute them again. Neither the record
+    /// nor the configuration knows of it.
+    #[must_use]
+    pub fn with_activations(mut self, activations: Activations) -> Self {
+        self.model.activations = activations;
+        self
+    }
+
     /// The context for the U-Net's cross-attention.
     ///
     /// # Shapes
@@ -201,10 +212,9 @@ impl Encoder {
         let positions = positions.narrow(0, 0, length).unsqueeze();
         let positions = watch::parameter(self.embed_positions.weight.id, positions);
         let embedded = watch::embedding(&self.embed_tokens, ids) + positions;
-        let hidden = self
-            .layers
-            .iter()
-            .fold(embedded, |hidden, layer| layer.forward(hidden));
+        let hidden = (self.layers.iter()).fold(embedded, |hidden, layer| {
+            (self.activations).run(layer, hidden, |layer, hidden| layer.forward(hidden))
+        });
         watch::layer_norm(&self.layer_norm, hidden)
     }
 }

@@ -1,4 +1,5 @@
 use burn::{nn::conv::Conv2d, prelude::*};
+use ldm_nn::Activations;
 
 use super::Stage1LossConfig;
 use crate::{AutoencoderKl, DiagonalGaussian, VqModel};
@@ -17,6 +18,11 @@ pub trait Autoencoder: Module {
 
     /// The decoder's last convolution, to the image; its weight's gradients set the adversarial weight.
     fn conv_out(&self) -> &Conv2d;
+
+    /// The same model, whose ResNet blocks and attentions keep their activations for the backward pass or compute them again.
+    /// Neither the record nor the configuration knows of it.
+    #[must_use]
+    fn with_activations(self, activations: Activations) -> Self;
 }
 
 /// Latents on their way from encoder to decoder in training.
@@ -89,6 +95,12 @@ impl Autoencoder for AutoencoderKl {
     fn conv_out(&self) -> &Conv2d {
         &self.decoder.conv_out
     }
+
+    fn with_activations(mut self, activations: Activations) -> Self {
+        self.encoder.set_activations(activations);
+        self.decoder.set_activations(activations);
+        self
+    }
 }
 
 impl Autoencoder for VqModel {
@@ -114,5 +126,11 @@ impl Autoencoder for VqModel {
 
     fn conv_out(&self) -> &Conv2d {
         &self.decoder.conv_out
+    }
+
+    fn with_activations(mut self, activations: Activations) -> Self {
+        self.encoder.set_activations(activations);
+        self.decoder.set_activations(activations);
+        self
     }
 }

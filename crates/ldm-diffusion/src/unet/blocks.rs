@@ -1,5 +1,5 @@
 use burn::prelude::*;
-use ldm_nn::{ResnetBlock2d, ResnetBlock2dConfig};
+use ldm_nn::{Activations, ResnetBlock2d, ResnetBlock2dConfig};
 
 use super::{
     attention::{AttentionKind, SpatialAttention},
@@ -20,6 +20,9 @@ pub struct DownBlock {
     pub attentions: Vec<SpatialAttention>,
     /// One, except at the coarsest level.
     pub downsamplers: Vec<Downsampler>,
+    /// Whether the blocks' activations are kept for the backward pass.
+    #[module(skip)]
+    pub activations: Activations,
 }
 
 impl DownBlock {
@@ -44,6 +47,7 @@ impl DownBlock {
                 .then(|| Downsampler::new(resampling, config, out, device))
                 .into_iter()
                 .collect(),
+            activations: Activations::default(),
         }
     }
 
@@ -59,14 +63,18 @@ impl DownBlock {
         skips: &mut Vec<Tensor<4>>,
     ) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.forward(x, Some(temb.clone()));
-            if let Some(attention) = self.attentions.get(i) {
-                x = attention.forward(x, context);
-            }
+            x = layer(
+                self.activations,
+                resnet,
+                self.attentions.get(i),
+                x,
+                temb,
+                context,
+            );
             skips.push(x.clone());
         }
         for downsampler in &self.downsamplers {
-            x = downsampler.forward(x, temb);
+            x = downsampler.forward(self.activations, x, temb);
             skips.push(x.clone());
         }
         x
@@ -80,6 +88,9 @@ pub struct MidBlock {
     pub resnets: Vec<ResnetBlock2d>,
     /// The attention between them, if there is one.
     pub attentions: Vec<SpatialAttention>,
+    /// Whether the blocks' activations are kept for the backward pass.
+    #[module(skip)]
+    pub activations: Activations,
 }
 
 impl MidBlock {
@@ -98,6 +109,7 @@ impl MidBlock {
                 .map(|_| resnet(config, channels, channels, device))
                 .collect(),
             attentions: attentions(kind, config, level, 1, device),
+            activations: Activations::default(),
         }
     }
 
@@ -112,10 +124,14 @@ impl MidBlock {
         context: Option<&Tensor<3>>,
     ) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.forward(x, Some(temb.clone()));
-            if let Some(attention) = self.attentions.get(i) {
-                x = attention.forward(x, context);
-            }
+            x = layer(
+                self.activations,
+                resnet,
+                self.attentions.get(i),
+                x,
+                temb,
+                context,
+            );
         }
         x
     }
@@ -130,6 +146,9 @@ pub struct UpBlock {
     pub attentions: Vec<SpatialAttention>,
     /// One, except at the finest level.
     pub upsamplers: Vec<Upsampler>,
+    /// Whether the blocks' activations are kept for the backward pass.
+    #[module(skip)]
+    pub activations: Activations,
 }
 
 impl UpBlock {
@@ -163,6 +182,7 @@ impl UpBlock {
                 .then(|| Upsampler::new(resampling, config, out, device))
                 .into_iter()
                 .collect(),
+            activations: Activations::default(),
         }
     }
 
@@ -179,16 +199,43 @@ impl UpBlock {
     ) -> Tensor<4> {
         for (i, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().expect("the way down left a skip per layer");
-            x = resnet.forward(Tensor::cat(vec![x, skip], 1), Some(temb.clone()));
-            if let Some(attention) = self.attentions.get(i) {
-                x = attention.forward(x, context);
-            }
+            let input = Tensor::cat(vec![x, skip], 1);
+            x = layer(
+                self.activations,
+                resnet,
+                self.attentions.get(i),
+                input,
+                temb,
+                context,
+            );
         }
         if let (Some(upsampler), Some(skip)) = (self.upsamplers.first(), skips.last()) {
             let [_, _, height, width] = skip.dims();
-            x = upsampler.forward(x, temb, [height, width]);
+            x = upsampler.forward(self.activations, x, temb, [height, width]);
         }
         x
+    }
+}
+
+/// A ResNet block and the attention that follows it, if one does.
+fn layer(
+    activations: Activations,
+    resnet: &ResnetBlock2d,
+    attention: Option<&SpatialAttention>,
+    x: Tensor<4>,
+    temb: &Tensor<2>,
+    context: Option<&Tensor<3>>,
+) -> Tensor<4> {
+    let x = activations.run(resnet, (x, Some(temb.clone())), |resnet, (x, temb)| {
+        resnet.forward(x, temb)
+    });
+    match attention {
+        Some(attention) => activations.run(
+            attention,
+            (x, context.cloned()),
+            |attention, (x, context)| attention.forward(x, context.as_ref()),
+        ),
+        None => x,
     }
 }
 

@@ -17,7 +17,7 @@ use burn::{
     },
     prelude::*,
 };
-use ldm_nn::{TimestepEmbedding, ops, timestep_embedding};
+use ldm_nn::{Activations, TimestepEmbedding, ops, timestep_embedding};
 
 pub use attention::SpatialAttention;
 pub use blocks::{DownBlock, MidBlock, UpBlock};
@@ -86,6 +86,20 @@ impl UNet {
             freq_shift: config.freq_shift,
             center_input_sample: config.center_input_sample,
         }
+    }
+
+    /// The same network, whose ResNet blocks and attentions keep their activations for the backward pass or compute them
+    /// again. Neither the record nor the configuration knows of it.
+    #[must_use]
+    pub fn with_activations(mut self, activations: Activations) -> Self {
+        for block in &mut self.down_blocks {
+            block.activations = activations;
+        }
+        self.mid_block.activations = activations;
+        for block in &mut self.up_blocks {
+            block.activations = activations;
+        }
+        self
     }
 
     /// Predicts noise, sample or velocity, whichever it was trained to.

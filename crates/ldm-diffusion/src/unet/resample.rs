@@ -1,6 +1,6 @@
 use burn::prelude::*;
 use ldm_nn::{
-    Downsample2d, DownsamplePadding, ResnetBlock2d, Upsample2d, downsample_mean_2x,
+    Activations, Downsample2d, DownsamplePadding, ResnetBlock2d, Upsample2d, downsample_mean_2x,
     upsample_nearest,
 };
 
@@ -42,11 +42,18 @@ impl Downsampler {
     }
 
     /// `[N, C, H, W]` to about half the size, see [`Downsample2d::forward`] and [`downsample_mean_2x`].
-    pub(super) fn forward(&self, x: Tensor<4>, temb: &Tensor<2>) -> Tensor<4> {
+    pub(super) fn forward(
+        &self,
+        activations: Activations,
+        x: Tensor<4>,
+        temb: &Tensor<2>,
+    ) -> Tensor<4> {
         match self {
             Self::Conv(downsample) => downsample.forward(x),
             Self::Resnet(resnet) => {
-                resnet.forward_resampled(x, Some(temb.clone()), downsample_mean_2x)
+                activations.run(resnet, (x, Some(temb.clone())), |resnet, (x, temb)| {
+                    resnet.forward_resampled(x, temb, downsample_mean_2x)
+                })
             }
         }
     }
@@ -79,11 +86,19 @@ impl Upsampler {
     }
 
     /// `[N, C, H, W]` to `[N, C, size[0], size[1]]`.
-    pub(super) fn forward(&self, x: Tensor<4>, temb: &Tensor<2>, size: [usize; 2]) -> Tensor<4> {
+    pub(super) fn forward(
+        &self,
+        activations: Activations,
+        x: Tensor<4>,
+        temb: &Tensor<2>,
+        size: [usize; 2],
+    ) -> Tensor<4> {
         match self {
             Self::Conv(upsample) => upsample.forward_to_size(x, size),
             Self::Resnet(resnet) => {
-                resnet.forward_resampled(x, Some(temb.clone()), |x| upsample_nearest(x, size))
+                activations.run(resnet, (x, Some(temb.clone())), move |resnet, (x, temb)| {
+                    resnet.forward_resampled(x, temb, |x| upsample_nearest(x, size))
+                })
             }
         }
     }

@@ -10,6 +10,7 @@ use ldm_diffusion::{
     BetaSchedule, DiffusionLossConfig, SamplerKind, SchedulerConfig, UNetConfig,
     conditioning::{ClassEmbedderConfig, SpatialRescalerConfig},
 };
+use ldm_nn::Activations;
 use ldm_text::LdmBertConfig;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,10 @@ pub struct TrainingConfig {
     /// Micro-batches per optimiser step; their gradients are averaged.
     #[serde(default = "one")]
     pub accumulation: usize,
+    /// Whether ResNet blocks, attentions and the layers of the text transformer compute their activations again in the backward
+    /// pass in place of keeping them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub activation_checkpointing: bool,
     /// The rate at each step: absolute, not scaled by batch size or devices.
     pub lr: LrSchedule,
     /// Adam, with decoupled weight decay if any.
@@ -285,6 +290,14 @@ impl TrainingConfig {
             last: self.keep_checkpoints,
             best: self.keep_best,
             every: self.keep_every,
+        }
+    }
+
+    /// What becomes of the activations between forward and backward pass.
+    pub fn activations(&self) -> Activations {
+        match self.activation_checkpointing {
+            true => Activations::Recompute,
+            false => Activations::Keep,
         }
     }
 }

@@ -9,6 +9,7 @@ use burn::{
 use ldm_diffusion::conditioning::{
     ClassEmbedder, ClassEmbedderConfig, SpatialRescaler, SpatialRescalerConfig,
 };
+use ldm_nn::Activations;
 use ldm_text::{BertConfig, BertModel, LdmBert, LdmBertConfig, Tokenizer};
 use serde::{Deserialize, Serialize};
 
@@ -165,6 +166,16 @@ impl ConditionerConfig {
 }
 
 impl Conditioner {
+    /// The same conditioner, which keeps the activations of its layers for the backward pass or computes them again. Only the
+    /// text transformer that is trained here has enough of them to matter.
+    #[must_use]
+    pub fn with_activations(self, activations: Activations) -> Self {
+        match self {
+            Self::LdmBert(bert) => Self::LdmBert(bert.with_activations(activations)),
+            other => other,
+        }
+    }
+
     /// The context of texts, `[N, length, D]`; `masked` hides the padding from a BERT, as it was trained, where the paper's text
     /// transformer and diffusers' pipeline attend to it.
     ///

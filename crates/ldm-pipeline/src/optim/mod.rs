@@ -7,6 +7,8 @@
 mod adam;
 mod all_reduce;
 mod gradients;
+#[cfg(test)]
+mod joint_batch;
 mod norms;
 mod schedule;
 

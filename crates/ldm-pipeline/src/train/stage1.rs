@@ -157,7 +157,9 @@ fn initial<M: Autoencoder>(
 ) -> (Trained<M>, Option<Trained<PatchDiscriminator>>) {
     let training = &config.stage1.training;
     let autodiff = device.clone().autodiff();
-    let vae = initialise(config.seed, VAE_INIT, device, || init(&autodiff));
+    let vae = initialise(config.seed, VAE_INIT, device, || {
+        init(&autodiff).with_activations(training.activations())
+    });
     let discriminator = config.stage1.loss.discriminator().map(|disc| {
         let disc = initialise(config.seed, DISCRIMINATOR_INIT, device, || {
             disc.init(&autodiff)

@@ -149,9 +149,11 @@ fn train(
 /// The denoiser before its first step.
 fn initial(config: &RunConfig, stage2: &Stage2Config, device: &Device) -> Trained<Denoiser> {
     let autodiff = device.clone().autodiff();
+    let activations = stage2.training.activations();
     let denoiser = initialise(config.seed, DENOISER_INIT, device, || Denoiser {
-        unet: stage2.unet.init(&autodiff),
-        conditioner: stage2.conditioner().map(|config| config.init(&autodiff)),
+        unet: stage2.unet.init(&autodiff).with_activations(activations),
+        conditioner: (stage2.conditioner())
+            .map(|config| config.init(&autodiff).with_activations(activations)),
     });
     Trained::new(denoiser, &stage2.training, stage2.training.ema_decay)
 }
