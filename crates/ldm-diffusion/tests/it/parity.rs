@@ -236,7 +236,15 @@ fn losses_and_gradients_match() {
             "{name}: {value}, not {wanted}"
         );
 
-        let norms = gradient_norms(&unet, &loss.backward());
+        let gradients = loss.backward();
+        let of = |parameter: &str, gradient: Tensor<1>| {
+            let name = format!("out.{name}.grad.{parameter}");
+            assert_close(&name, &values(gradient), tensors.values(&name), 1e-3);
+        };
+        let first = unet.conv_in.weight.grad(&gradients).unwrap();
+        of("conv_in.weight", first.flatten(0, 3));
+
+        let norms = gradient_norms(&unet, &gradients);
         let wanted = expected["gradient_norms"][name].as_object().unwrap();
         assert_eq!(norms.len(), wanted.len());
         let largest = (wanted.values()).fold(0.0, |max: f64, norm| max.max(norm.as_f64().unwrap()));
