@@ -37,6 +37,12 @@ pub enum Stream {
     SamplerNoise = 10,
     /// A choice of samples to look at, such as a sheet's.
     Preview = 11,
+    /// The offset of a training item's noise, one number per channel.
+    OffsetNoise = 12,
+    /// The noise beside the noise that is to be predicted, see `stage2.noise.input_perturbation`.
+    InputPerturbation = 13,
+    /// Which latents take the places of dead codes; the order of all latents of a step.
+    CodeRevival = 14,
 }
 
 /// The generator of one named sequence.

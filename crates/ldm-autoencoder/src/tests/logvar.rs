@@ -42,11 +42,11 @@ fn check<M: Autoencoder>(model: &M) {
     for (found, expected) in [
         (learnt.terms.total, constant.terms.total),
         (learnt.terms.nll, constant.terms.nll),
-        (learnt.terms.d_weight, constant.terms.d_weight),
         (learnt.terms.rec, constant.terms.rec),
     ] {
         assert_near(found, expected, 1e-5);
     }
+    assert_near(learnt.terms.d_weight, constant.terms.d_weight, 1e-4);
     let expected = gradient_norms(model, &constant.grads);
     let largest = expected.values().copied().fold(0.0, f32::max);
     let found = gradient_norms(model, &learnt.grads);
@@ -57,8 +57,8 @@ fn check<M: Autoencoder>(model: &M) {
 
     // The adaptive weight is a constant of the objective, so its slope is the likelihood's.
     let nll = |at| f64::from(step(model, config, at, false).terms.nll);
-    let slope = (nll(at + 0.05) - nll(at - 0.05)) / 0.1;
-    assert_near(scalar(learnt.logvar_grad.unwrap()), slope as f32, 2e-3);
+    let slope = (nll(at + 0.01) - nll(at - 0.01)) / 0.02;
+    assert_near(scalar(learnt.logvar_grad.unwrap()), slope as f32, 1e-3);
 }
 
 #[test]

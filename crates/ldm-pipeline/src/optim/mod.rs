@@ -6,10 +6,12 @@
 
 mod adam;
 mod gradients;
+mod rows;
 mod schedule;
 
 pub(crate) use adam::Moments;
 pub use adam::{Adam, AdamConfig};
+pub(crate) use rows::SetRows;
 pub use gradients::{Accumulator, Gradients};
 pub use schedule::{Decay, LrSchedule};
 

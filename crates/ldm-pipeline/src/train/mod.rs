@@ -5,9 +5,12 @@
 //! configuration, and its own number, which keys every random draw: that is why a resumed run equals one that was
 //! never stopped, bit for bit.
 
+mod codebook;
 mod conditions;
 pub(crate) mod images;
 mod latents;
+mod logvar;
+mod noise;
 pub(crate) mod perceptual;
 mod recorder;
 mod run_loop;

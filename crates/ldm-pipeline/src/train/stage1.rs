@@ -11,7 +11,9 @@ use ldm_autoencoder::{
 
 use super::{
     Event, Observer, Outcome, Stage,
+    codebook::CodebookWatch,
     images::{load_images, report_skipped, to_tensor},
+    logvar::LearntLogvar,
     perceptual::load_lpips,
     run_loop::{Mean, Trainee, Values, at_work, finite, newest_checkpoint, run_steps, train_state},
     state::{Trained, initialise},
@@ -101,12 +103,25 @@ fn train<M: Autoencoder + Into<FirstStage>>(
     let preview_images = preview_images(&training_set, &validation_set, device)?;
     run.start(Stage::Vae, config)?;
     let training = &stage1.training;
-    let mut vae = Trained::new(vae, training, training.ema_decay);
+    let mut vae = Trained::new(vae, training, training.ema());
+    let mut logvar = (stage1.loss.learn_logvar)
+        .then(|| LearntLogvar::new(1, stage1.loss.logvar, training, &autodiff));
+    let codebook = match &autoencoder {
+        FirstStageConfig::Vq(vq) => Some(CodebookWatch::new(
+            vq.num_vq_embeddings,
+            stage1.revive_codes_after,
+            newest.as_ref().map(|checkpoint| checkpoint.state()),
+        )),
+        _ => None,
+    };
     let mut discriminator = discriminator.map(|disc| Trained::new(disc, training, None));
     if let Some(checkpoint) = newest {
         vae = vae.restore("vae", &checkpoint, training)?;
         discriminator = discriminator
             .map(|disc| disc.restore("discriminator", &checkpoint, training))
+            .transpose()?;
+        logvar = logvar
+            .map(|logvar| logvar.restore(&checkpoint, training))
             .transpose()?;
     }
 
@@ -118,6 +133,8 @@ fn train<M: Autoencoder + Into<FirstStage>>(
         device: device.clone(),
         objective,
         vae,
+        logvar,
+        codebook,
         discriminator,
         preview_images,
         validation_set,
@@ -153,6 +170,10 @@ struct Stage1Trainer<'a, M> {
     device: Device,
     objective: Stage1Objective,
     vae: Trained<M>,
+    /// The log-variance of the observation model, where it is trained.
+    logvar: Option<LearntLogvar>,
+    /// Of an autoencoder with a codebook.
+    codebook: Option<CodebookWatch>,
     discriminator: Option<Trained<PatchDiscriminator>>,
     training_set: Arc<ImageDataset>,
     validation_set: ImageDataset,
@@ -169,17 +190,26 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
         let mut generator = Mean::default();
         let mut gradients = Accumulator::default();
         let mut pairs = Vec::with_capacity(training.accumulation);
+        let mut usage = Vec::new();
         for micro in 0..training.accumulation {
             let images = self.next_batch(step, observer)?;
             let noise = self.posterior_noise(&images, step, micro);
-            let output = self.objective.generator(
-                self.vae.module(),
-                self.discriminator.as_ref().map(Trained::module),
-                images.clone(),
-                noise,
-                step,
-            );
+            let vae = self.vae.module();
+            let discriminator = self.discriminator.as_ref().map(Trained::module);
+            let pictures = images.clone();
+            let output = match &self.logvar {
+                Some(logvar) => {
+                    let logvar = logvar.value();
+                    (self.objective)
+                        .generator_with_logvar(vae, discriminator, pictures, noise, step, logvar)
+                }
+                None => (self.objective).generator(vae, discriminator, pictures, noise, step),
+            };
             finite("loss", output.terms.total.into(), step)?;
+            if let Some((logvar, gradient)) = self.logvar.as_mut().zip(output.logvar_grad) {
+                logvar.add(gradient);
+            }
+            usage.extend(output.codebook);
             generator.add(self.logged(&output.terms));
             gradients.add(self.vae.module(), output.grads);
             pairs.push((images, output.reconstruction));
@@ -189,15 +219,27 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
             .update(gradients.take(), rate, training.max_grad_norm, step)?;
         let mut values = generator.values();
         values.extend([("grad_norm", grad_norm), ("lr", rate)]);
+        if let Some(logvar) = &mut self.logvar {
+            let value = logvar.update(rate, training.max_grad_norm, step)?;
+            values.push(("logvar", value));
+        }
+        if let Some(codebook) = &mut self.codebook {
+            values.extend(codebook.after_step(&mut self.vae, &usage, self.config.seed, step));
+        }
         values.extend(self.discriminate(pairs, rate, step)?);
         Ok(values)
     }
 
     fn checkpoint(&self, step: u64) -> Result<PathBuf, Error> {
-        let mut writer =
-            self.checkpoints
-                .writer(train_state(self.config, &self.stage1.training, step))?;
+        let mut state = train_state(self.config, &self.stage1.training, step);
+        if let Some(codebook) = &self.codebook {
+            codebook.save(&mut state);
+        }
+        let mut writer = self.checkpoints.writer(state)?;
         self.vae.save("vae", &mut writer)?;
+        if let Some(logvar) = &self.logvar {
+            logvar.save(&mut writer)?;
+        }
         if let Some(discriminator) = &self.discriminator {
             discriminator.save("discriminator", &mut writer)?;
         }
@@ -246,6 +288,7 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
             FirstStageConfig::Vq(_) => vec![
                 ("codebook", terms.codebook),
                 ("codes_used", terms.codes_used),
+                ("codebook_perplexity", terms.codebook_perplexity),
             ],
             _ => vec![("kl", terms.kl)],
         };

@@ -16,6 +16,8 @@ use super::{
     Event, Observer, Outcome, Stage,
     conditions::Conditions,
     latents::{Frozen, LatentSource},
+    logvar::LearntLogvar,
+    noise::TrainingNoise,
     run_loop::{Trainee, Values, finite, newest_checkpoint, run_steps, train_state},
     state::{Trained, initialise},
 };
@@ -77,9 +79,16 @@ pub fn train_diffusion(
         unet: stage2.unet.init(&autodiff),
         conditioner: stage2.conditioner().map(|config| config.init(&autodiff)),
     });
-    let mut denoiser = Trained::new(denoiser, training, training.ema_decay);
+    let mut denoiser = Trained::new(denoiser, training, training.ema());
+    let mut logvar = (stage2.loss.learn_logvar).then(|| {
+        let init = stage2.loss.logvar_init;
+        LearntLogvar::new(stage2.noise.steps, init, training, &autodiff)
+    });
     if let Some(checkpoint) = newest {
         denoiser = denoiser.restore("denoiser", &checkpoint, training)?;
+        logvar = logvar
+            .map(|logvar| logvar.restore(&checkpoint, training))
+            .transpose()?;
     }
 
     let latents = LatentSource::open(
@@ -111,6 +120,7 @@ pub fn train_diffusion(
         first_stage_config: files.config,
         conditions,
         denoiser,
+        logvar,
         latents,
     };
     let outcome = run_steps(
@@ -152,6 +162,8 @@ struct Stage2Trainer<'a> {
     first_stage_config: FirstStageConfig,
     conditions: Conditions,
     denoiser: Trained<Denoiser>,
+    /// The log-variances of the timesteps, `[T]`, where they are trained.
+    logvar: Option<LearntLogvar>,
     latents: LatentSource,
 }
 
@@ -165,13 +177,14 @@ impl Trainee for Stage2Trainer<'_> {
             let batch = self.latents.next(&self.device, observer)?;
             let shape = batch.posterior.mean.dims();
             let first = (micro * training.batch_size) as u64;
-            let noise =
-                |stream| noise_batch(self.config.seed, stream, step, first, shape, &self.device);
-            let x0 = (batch.posterior.sample(noise(Stream::PosteriorNoise)))
+            let draw = |stream, shape| {
+                noise_batch(self.config.seed, stream, step, first, shape, &self.device)
+            };
+            let x0 = (batch.posterior.sample(draw(Stream::PosteriorNoise, shape)))
                 .mul_scalar(self.first_stage_config.scaling_factor());
-            let noise = noise(Stream::DiffusionNoise);
+            let noise = TrainingNoise::new(&self.stage2.noise, shape, draw);
             let timesteps = self.timesteps(step, micro, shape[0]);
-            let noisy = (self.loss.schedule()).add_noise(x0.clone(), noise.clone(), &timesteps);
+            let noisy = (self.loss.schedule()).add_noise(x0.clone(), noise.mixed, &timesteps);
 
             let denoiser = self.denoiser.module();
             let conditioner = denoiser.conditioner.as_ref();
@@ -184,25 +197,41 @@ impl Trainee for Stage2Trainer<'_> {
             let floats: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
             let floats = Tensor::<1>::from_floats(floats.as_slice(), &self.device);
             let output = denoiser.unet.forward(input, floats, condition.context);
-            let loss = self.loss.forward(output, x0, noise, &timesteps).loss;
+            let loss = match &self.logvar {
+                Some(logvar) => {
+                    let logvar = logvar.value();
+                    (self.loss).forward_with_logvar(output, x0, noise.target, &timesteps, logvar)
+                }
+                None => self.loss.forward(output, x0, noise.target, &timesteps),
+            }
+            .loss;
 
             let value: f64 = loss.clone().into_scalar::<f32>().into();
             mean_loss += finite("loss", value, step)? / training.accumulation as f64;
-            gradients.add(
-                denoiser,
-                GradientsParams::from_grads(loss.backward(), denoiser),
-            );
+            let mut of_loss = loss.backward();
+            if let Some(logvar) = &mut self.logvar {
+                logvar.take_from(&mut of_loss);
+            }
+            gradients.add(denoiser, GradientsParams::from_grads(of_loss, denoiser));
         }
         let norm = self
             .denoiser
             .update(gradients.take(), rate, training.max_grad_norm, step)?;
-        Ok(vec![("loss", mean_loss), ("grad_norm", norm), ("lr", rate)])
+        let mut values = vec![("loss", mean_loss), ("grad_norm", norm), ("lr", rate)];
+        if let Some(logvar) = &mut self.logvar {
+            let mean = logvar.update(rate, training.max_grad_norm, step)?;
+            values.push(("logvar", mean));
+        }
+        Ok(values)
     }
 
     fn checkpoint(&self, step: u64) -> Result<PathBuf, Error> {
         let state = train_state(self.config, &self.stage2.training, step);
         let mut writer = self.checkpoints.writer(state)?;
         self.denoiser.save("denoiser", &mut writer)?;
+        if let Some(logvar) = &self.logvar {
+            logvar.save(&mut writer)?;
+        }
         Ok(writer.finish()?)
     }
 
