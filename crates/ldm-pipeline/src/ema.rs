@@ -255,7 +255,10 @@ mod tests {
                 assert!((found - expected).abs() < 1e-12, "{found} {expected}");
             }
         };
-        near(decays(CompVis, 1.0, 0.5), [2.0 / 11.0, 0.25, 4.0 / 13.0, 0.99]);
+        near(
+            decays(CompVis, 1.0, 0.5),
+            [2.0 / 11.0, 0.25, 4.0 / 13.0, 0.99],
+        );
         near(decays(Diffusers, 1.0, 0.5), [0.0, 2.0 / 11.0, 0.25, 0.99]);
         near(decays(None, 1.0, 0.5), [0.99; 4]);
         let roots = [0.0, 1.0 - 0.5f64.sqrt(), 1.0 - (1.0 / 3.0f64).sqrt(), 0.99];

@@ -5,7 +5,9 @@ use burn::{
 use ldm_nn::ops;
 use serde::Serialize;
 
-use super::{Autoencoder, CodebookUsage, Penalty, ReconstructionLoss, Regularised, Stage1Objective, fetch};
+use super::{
+    Autoencoder, CodebookUsage, Penalty, ReconstructionLoss, Regularised, Stage1Objective, fetch,
+};
 use crate::PatchDiscriminator;
 
 /// Added to the adversarial gradient's norm in the adaptive weight.

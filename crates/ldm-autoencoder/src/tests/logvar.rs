@@ -10,11 +10,18 @@ use super::{
 use crate::{Autoencoder, GeneratorStep, Stage1LossConfig, VqModelConfig};
 
 fn variable(value: f64) -> Tensor<1> {
-    Tensor::from_data([value as f32], &Device::flex()).autodiff().require_grad()
+    Tensor::from_data([value as f32], &Device::flex())
+        .autodiff()
+        .require_grad()
 }
 
 /// A step at a given log-variance, which is a variable if `learnt`.
-fn step<M: Autoencoder>(model: &M, config: Stage1LossConfig, at: f64, learnt: bool) -> GeneratorStep {
+fn step<M: Autoencoder>(
+    model: &M,
+    config: Stage1LossConfig,
+    at: f64,
+    learnt: bool,
+) -> GeneratorStep {
     let discriminator = discriminator();
     let images = pictures(2, SIDE);
     if learnt {
@@ -27,7 +34,10 @@ fn step<M: Autoencoder>(model: &M, config: Stage1LossConfig, at: f64, learnt: bo
             variable(at),
         )
     } else {
-        let config = Stage1LossConfig { logvar: at, ..config };
+        let config = Stage1LossConfig {
+            logvar: at,
+            ..config
+        };
         objective(config).generator(model, Some(&discriminator), images, noise(), 0)
     }
 }
@@ -52,7 +62,10 @@ fn check<M: Autoencoder>(model: &M) {
     let found = gradient_norms(model, &learnt.grads);
     assert_eq!(found.len(), expected.len());
     for (path, expected) in expected {
-        assert!((found[&path] - expected).abs() <= 1e-4 * expected + 1e-5 * largest, "{path}");
+        assert!(
+            (found[&path] - expected).abs() <= 1e-4 * expected + 1e-5 * largest,
+            "{path}"
+        );
     }
 
     // The adaptive weight is a constant of the objective, so its slope is the likelihood's.
@@ -94,7 +107,10 @@ fn nothing_else_gets_its_gradient() {
     let model = autoencoder();
     let images = uniform([1, 3, SIDE, SIDE], 1.0, 3);
     let noise = uniform([1, 4, SIDE / 2, SIDE / 2], 1.0, 4);
-    let config = Stage1LossConfig { disc_weight: 0.0, ..everything() };
+    let config = Stage1LossConfig {
+        disc_weight: 0.0,
+        ..everything()
+    };
     let step = objective(config).generator_with_logvar(&model, None, images, noise, 0, logvar);
     assert_eq!(step.logvar_grad.unwrap().dims(), [1]);
     assert!(step.codebook.is_none());

@@ -78,8 +78,7 @@ fn expected(config: &DiffusionLossConfig, alphas: &[f64]) -> f64 {
             PredictionType::Sample => 0.5 * alphas[t].sqrt() / (2.0 - alphas[t]),
             PredictionType::Velocity => 1.0,
         };
-        config.l_simple_weight
-            * (weight * distance / config.logvar_init.exp() + config.logvar_init)
+        config.l_simple_weight * (weight * distance / config.logvar_init.exp() + config.logvar_init)
             + config.original_elbo_weight * elbo * distance
     };
     (0..TIMES.len()).map(item).sum::<f64>() / TIMES.len() as f64
@@ -167,7 +166,9 @@ fn the_last_step_without_signal() {
         let objective = config.init(schedule.clone()).unwrap();
         let times = [STEPS - 1; 4];
         let output = objective.forward(tensor(&X0).neg(), tensor(&X0), tensor(&NOISE), &times);
-        let noisy = objective.schedule().add_noise(tensor(&X0), tensor(&NOISE), &times);
+        let noisy = objective
+            .schedule()
+            .add_noise(tensor(&X0), tensor(&NOISE), &times);
         assert_eq!(values(noisy), values(tensor(&NOISE)));
         (output.loss.into_scalar::<f32>(), values(output.per_item))
     };
@@ -181,7 +182,10 @@ fn a_noise_prediction_is_refused_without_signal() {
     let mut config = SchedulerConfig::latent(0.00085, 0.012);
     config.rescale_betas_zero_snr = true;
     let error = config.noise_schedule().unwrap_err().to_string();
-    assert!(error.contains("no signal") && error.contains("v_prediction"), "{error}");
+    assert!(
+        error.contains("no signal") && error.contains("v_prediction"),
+        "{error}"
+    );
     for prediction_type in [PredictionType::Velocity, PredictionType::Sample] {
         config.prediction_type = prediction_type;
         let schedule = config.noise_schedule().unwrap();

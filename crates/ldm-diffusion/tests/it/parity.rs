@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, ops::ControlFlow};
 
 use crate::common::{
-    Tensors, assert_close, assert_relative, fixture, floats, json, load_bytes, load_unet, safetensors_bytes, values,
+    Tensors, assert_close, assert_relative, fixture, floats, json, load_bytes, load_unet,
+    safetensors_bytes, values,
 };
 use burn::{
     module::{ModuleVisitor, Param},
@@ -243,7 +244,9 @@ fn losses_and_gradients_match() {
         };
         let first = unet.conv_in.weight.grad(&gradients).unwrap();
         of("conv_in.weight", first.flatten(0, 3));
-        let to_k = &unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k;
+        let to_k = &unet.mid_block.attentions[0].transformer_blocks[0]
+            .attn2
+            .to_k;
         let keys = to_k.weight.grad(&gradients).unwrap();
         // PyTorch's layout is the transpose.
         of(

@@ -11,8 +11,8 @@ mod schedule;
 
 pub(crate) use adam::Moments;
 pub use adam::{Adam, AdamConfig};
-pub(crate) use rows::SetRows;
 pub use gradients::{Accumulator, Gradients};
+pub(crate) use rows::SetRows;
 pub use schedule::{Decay, LrSchedule};
 
 use burn::backend::DispatchDevice;

@@ -30,9 +30,9 @@ impl ModuleMapper for SetRows<'_> {
         let device = old.device();
         let rows: Vec<i64> = self.rows.iter().map(|&row| row as i64).collect();
         let rows = Tensor::<1, Int>::from_ints(rows.as_slice(), &device);
-        let new = old
-            .zeros_like()
-            .select_assign(0, rows, self.values.clone(), IndexingUpdateOp::Add);
+        let new =
+            old.zeros_like()
+                .select_assign(0, rows, self.values.clone(), IndexingUpdateOp::Add);
         let chosen = mask(self.rows, old.dims(), &device);
         let mut tensor = old.mask_where(chosen, new).reshape(shape);
         // Back onto the tape as it was: `from_inner` alone would forget both settings.
@@ -92,7 +92,12 @@ mod tests {
 
         let id = linear.weight.id;
         let before = numbers(linear.weight.val());
-        let moments: Vec<f32> = adam.moments[&id].second.clone().into_data().iter().collect();
+        let moments: Vec<f32> = adam.moments[&id]
+            .second
+            .clone()
+            .into_data()
+            .iter()
+            .collect();
         assert!(moments.iter().all(|moment| *moment > 0.0));
         let fresh = [[1.5, -0.25, 7.0], [0.1, 0.2, 0.3]];
         let mut change = SetRows {
@@ -110,7 +115,9 @@ mod tests {
         for moment in [&adam.moments[&id].first, &adam.moments[&id].second] {
             let moment: Vec<f32> = moment.clone().into_data().iter().collect();
             for row in 0..4 {
-                let forgotten = moment[3 * row..3 * row + 3].iter().all(|value| *value == 0.0);
+                let forgotten = moment[3 * row..3 * row + 3]
+                    .iter()
+                    .all(|value| *value == 0.0);
                 assert_eq!(forgotten, row % 2 == 1, "row {row}");
             }
         }

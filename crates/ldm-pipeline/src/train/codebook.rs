@@ -135,9 +135,7 @@ impl CodebookWatch {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
-    use ldm_autoencoder::{
-        Stage1LossConfig, Stage1Objective, VqModel, VqModelConfig,
-    };
+    use ldm_autoencoder::{Stage1LossConfig, Stage1Objective, VqModel, VqModelConfig};
 
     use super::*;
     use crate::{config::TrainingConfig, generate::noise_batch, optim::Accumulator};
@@ -224,9 +222,16 @@ mod tests {
         }
         assert_eq!(figure(&with[3], "codes_revived"), 0.0);
         assert!(figure(&with[4], "codes_revived") >= (CODES / 2) as f64);
-        assert!(without.iter().all(|values| values.iter().all(|(name, _)| *name != "codes_revived")));
+        assert!(
+            without
+                .iter()
+                .all(|values| values.iter().all(|(name, _)| *name != "codes_revived"))
+        );
         let far = |trained: &Trained<VqModel>| {
-            codes(trained).iter().filter(|value| **value > 900.0).count()
+            codes(trained)
+                .iter()
+                .filter(|value| **value > 900.0)
+                .count()
         };
         assert_eq!((far(&plain), far(&revived)), (3 * CODES / 2, 0));
         let averaged = revived.result().quantize.embedding.weight.val();
@@ -235,12 +240,20 @@ mod tests {
 
         let (last_without, last_with) = (without.last().unwrap(), with.last().unwrap());
         assert!(figure(last_without, "codes_used_window") <= 0.5);
-        assert!(figure(last_with, "codes_used_window") > 0.8, "{last_with:?}");
+        assert!(
+            figure(last_with, "codes_used_window") > 0.8,
+            "{last_with:?}"
+        );
         let used = |figures: &[Values]| {
             let last = figures[figures.len() - 10..].iter();
             last.map(|values| figure(values, "codes_used")).sum::<f64>() / 10.0
         };
-        assert!(used(&with) > 2.0 * used(&without), "{} {}", used(&with), used(&without));
+        assert!(
+            used(&with) > 2.0 * used(&without),
+            "{} {}",
+            used(&with),
+            used(&without)
+        );
     }
 
     #[test]

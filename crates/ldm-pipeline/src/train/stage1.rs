@@ -200,8 +200,14 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
             let output = match &self.logvar {
                 Some(logvar) => {
                     let logvar = logvar.value();
-                    (self.objective)
-                        .generator_with_logvar(vae, discriminator, pictures, noise, step, logvar)
+                    (self.objective).generator_with_logvar(
+                        vae,
+                        discriminator,
+                        pictures,
+                        noise,
+                        step,
+                        logvar,
+                    )
                 }
                 None => (self.objective).generator(vae, discriminator, pictures, noise, step),
             };

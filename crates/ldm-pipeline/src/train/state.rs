@@ -111,7 +111,8 @@ impl<M: Module> Trained<M> {
         if let Some(ema) = &mut self.ema {
             ema.map(&mut change);
         }
-        self.optimizer.forget_rows(id, rows, change.values.dims()[1]);
+        self.optimizer
+            .forget_rows(id, rows, change.values.dims()[1]);
     }
 }
 

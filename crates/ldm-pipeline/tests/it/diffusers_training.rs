@@ -43,16 +43,26 @@ fn adamw_and_averages() {
         weight_decay: json["weight_decay"].as_f64().unwrap(),
     }
     .init();
-    let mut averages =
-        [("ema", EmaWarmupKind::Diffusers), ("ema_warmup", EmaWarmupKind::Power)].map(
-            |(name, kind)| {
-                let warmup = EmaWarmup {
-                    kind,
-                    ..EmaWarmup::default()
-                };
-                (name, Ema::new(&unet, EmaDecay { max: 0.9999, warmup }))
-            },
-        );
+    let mut averages = [
+        ("ema", EmaWarmupKind::Diffusers),
+        ("ema_warmup", EmaWarmupKind::Power),
+    ]
+    .map(|(name, kind)| {
+        let warmup = EmaWarmup {
+            kind,
+            ..EmaWarmup::default()
+        };
+        (
+            name,
+            Ema::new(
+                &unet,
+                EmaDecay {
+                    max: 0.9999,
+                    warmup,
+                },
+            ),
+        )
+    });
     for (step, wanted) in numbers(&json["losses"]).into_iter().enumerate() {
         let timesteps: Vec<usize> = numbers(&json["timesteps"][step])
             .into_iter()
