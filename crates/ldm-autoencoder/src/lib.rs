@@ -41,8 +41,9 @@ pub use encoder::Encoder;
 pub use error::ConfigError;
 pub use gaussian::DiagonalGaussian;
 pub use loss::{
-    Autoencoder, DiscriminatorLoss, DiscriminatorStep, DiscriminatorTerms, GeneratorStep,
-    GeneratorTerms, Penalty, ReconstructionLoss, Regularised, Stage1LossConfig, Stage1Objective,
+    Autoencoder, CodebookBeta, CodebookUsage, DiscriminatorLoss, DiscriminatorStep,
+    DiscriminatorTerms, GeneratorStep, GeneratorTerms, Penalty, ReconstructionLoss, Regularised,
+    Stage1LossConfig, Stage1Objective,
 };
 pub use lpips::{Lpips, LpipsConfig};
 pub use quantizer::{Quantized, VectorQuantizer};

@@ -6,9 +6,6 @@ use burn::{
 };
 use ldm_nn::watch;
 
-/// Weight of the term that moves the codes: the original code's `beta`, on the term that it puts it on.
-const CODES_WEIGHT: f64 = 0.25;
-
 /// Distances that are in memory at once: 2 MiB of f32, which stay in a CPU's cache.
 const DISTANCES: usize = 1 << 19;
 
@@ -59,31 +56,25 @@ impl VectorQuantizer {
         }
     }
 
-    /// Share of the codes that are among `indices`, `[N, h, w]`: `[1]`, in `(0, 1]`.
-    pub fn usage(&self, indices: Tensor<3, Int>) -> Tensor<1> {
+    /// How often each code is among `indices`, `[N, h, w]`: `[K]`.
+    pub fn hits(&self, indices: Tensor<3, Int>) -> Tensor<1> {
         let [codes, _] = self.embedding.weight.dims();
         let indices = indices.flatten::<1>(0, 2);
         let device = indices.device();
         let hits = Tensor::<1>::ones(indices.dims(), &device);
-        Tensor::<1>::zeros([codes], &device)
-            .select_assign(0, indices, hits, IndexingUpdateOp::Add)
-            .greater_elem(0.0)
-            .float()
-            .mean()
+        Tensor::<1>::zeros([codes], &device).select_assign(0, indices, hits, IndexingUpdateOp::Add)
     }
 }
 
 impl Quantized {
-    /// What pulls `latents`, of which these are the codes, and codes together:
-    /// `mean (z - sg(q))^2 + 0.25 mean (sg(z) - q)^2`, with `sg` for a stopped gradient: `[1]`.
-    ///
-    /// Esser et al. 2021, equation 2, and van den Oord et al. 2017, equation 3, have the 0.25 on the first term, which moves the
-    /// encoder. The original code has it on the second, which moves the codes, and all published models were trained so.
-    pub fn loss(&self, latents: Tensor<4>) -> Tensor<1> {
+    /// What pulls `latents`, of which these are the codes, and codes together: `mean (z - sg(q))^2`, the commitment, which moves the
+    /// encoder, and `mean (sg(z) - q)^2`, which moves the codes, with `sg` for a stopped gradient (van den Oord et al. 2017, equation
+    /// 3). Both are `[1]`.
+    pub fn distances(&self, latents: Tensor<4>) -> [Tensor<1>; 2] {
         let codes = self.latents.clone();
-        let encoder = (latents.clone() - codes.clone().detach()).square().mean();
+        let commitment = (latents.clone() - codes.clone().detach()).square().mean();
         let codebook = (latents.detach() - codes).square().mean();
-        encoder + codebook.mul_scalar(CODES_WEIGHT)
+        [commitment, codebook]
     }
 }
 

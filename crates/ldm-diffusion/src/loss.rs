@@ -32,6 +32,9 @@ pub struct DiffusionLossConfig {
     /// Logarithm of the error's variance that `L_simple` assumes at every step: the distance is divided by the variance and the
     /// logarithm is added, as in the reference. 0 leaves the distance alone.
     pub logvar_init: f64,
+    /// Trains that logarithm, one per timestep, from `logvar_init` on; false by default, as in the reference, where it is then a
+    /// constant. See [`DiffusionLoss::forward_with_logvar`].
+    pub learn_logvar: bool,
     /// Weighs `L_simple` by the signal-to-noise ratio clamped to this value (Hang et al. 2023; they use 5).
     pub min_snr_gamma: Option<f64>,
 }
@@ -45,6 +48,7 @@ impl Default for DiffusionLossConfig {
             l_simple_weight: 1.0,
             original_elbo_weight: 0.0,
             logvar_init: 0.0,
+            learn_logvar: false,
             min_snr_gamma: None,
         }
     }
@@ -92,6 +96,12 @@ impl DiffusionLossConfig {
             return Err(invalid(
                 "l_simple_weight",
                 "and `original_elbo_weight` are both 0, so there is nothing to learn",
+            ));
+        }
+        if self.learn_logvar && self.l_simple_weight == 0.0 {
+            return Err(invalid(
+                "learn_logvar",
+                "has nothing to learn from with `l_simple_weight` = 0",
             ));
         }
         if !self.logvar_init.is_finite() {

@@ -39,6 +39,12 @@ pub enum Stream {
     Preview = 11,
     /// The noise of a validation; the step is the part of the forward process.
     Validation = 12,
+    /// The offset of a training item's noise, one number per channel.
+    OffsetNoise = 13,
+    /// The noise beside the noise that is to be predicted, see `stage2.noise.input_perturbation`.
+    InputPerturbation = 14,
+    /// Which latents take the places of dead codes; the order of all latents of a step.
+    CodeRevival = 15,
 }
 
 /// The generator of one named sequence.

@@ -1,8 +1,11 @@
-use burn::{nn::conv::Conv2d, prelude::*};
+use burn::{module::Param, nn::conv::Conv2d, prelude::*};
 use ldm_nn::Activations;
 
-use super::Stage1LossConfig;
+use super::{CodebookBeta, Stage1LossConfig};
 use crate::{AutoencoderKl, DiagonalGaussian, VqModel};
+
+/// Weight of one of a codebook's two distances, `beta` in the papers.
+const BETA: f64 = 0.25;
 
 /// An autoencoder as [`Stage1Objective`](crate::Stage1Objective) trains it.
 pub trait Autoencoder: Module {
@@ -23,6 +26,11 @@ pub trait Autoencoder: Module {
     /// Neither the record nor the configuration knows of it.
     #[must_use]
     fn with_activations(self, activations: Activations) -> Self;
+
+    /// The codes `[K, c]`, where there are codes.
+    fn codebook(&self) -> Option<&Param<Tensor<2>>> {
+        None
+    }
 }
 
 /// Latents on their way from encoder to decoder in training.
@@ -44,11 +52,37 @@ pub enum Penalty {
     Kl(Tensor<1>),
     /// "VQ-reg.".
     Codebook {
-        /// Distance between latents and codes, see [`Quantized::loss`](crate::Quantized::loss).
-        loss: Tensor<1>,
-        /// Share of the codes that the batch uses, without gradients.
-        used: Tensor<1>,
+        /// Mean squared distance of the latents from codes that stand still: it moves the encoder.
+        commitment: Tensor<1>,
+        /// Mean squared distance of the codes from latents that stand still.
+        codes: Tensor<1>,
+        /// What the batch made of the codebook.
+        usage: CodebookUsage,
     },
+}
+
+/// A batch and its codes, without gradients.
+#[derive(Clone, Debug)]
+pub struct CodebookUsage {
+    /// Latents before quantisation, `[N, c, h, w]`.
+    pub latents: Tensor<4>,
+    /// How many of their pixels went to each code, `[K]`.
+    pub hits: Tensor<1>,
+}
+
+impl CodebookUsage {
+    /// Share of the codes that are in use: `[1]`, in `(0, 1]`.
+    pub fn used(&self) -> Tensor<1> {
+        self.hits.clone().greater_elem(0.0).float().mean()
+    }
+
+    /// `exp(-sum p ln p)` over the codes' frequencies p: the number of codes that would carry as much if all were used alike. `[1]`,
+    /// from 1 to K.
+    pub fn perplexity(&self) -> Tensor<1> {
+        let frequencies = self.hits.clone() / self.hits.clone().sum();
+        let logarithms = frequencies.clone().clamp_min(f32::MIN_POSITIVE).log();
+        (frequencies * logarithms).sum().neg().exp()
+    }
 }
 
 impl Penalty {
@@ -60,9 +94,19 @@ impl Penalty {
         }
     }
 
-    pub(super) fn value(&self) -> Tensor<1> {
+    /// The divergence, or the codebook's loss with its `beta`.
+    pub(crate) fn value(&self, config: &Stage1LossConfig) -> Tensor<1> {
         match self {
-            Self::Kl(value) | Self::Codebook { loss: value, .. } => value.clone(),
+            Self::Kl(value) => value.clone(),
+            Self::Codebook {
+                commitment, codes, ..
+            } => {
+                let (whole, weighed) = match config.codebook_beta {
+                    CodebookBeta::Legacy => (commitment, codes),
+                    CodebookBeta::Paper => (codes, commitment),
+                };
+                whole.clone() + weighed.clone().mul_scalar(BETA)
+            }
         }
     }
 
@@ -108,9 +152,14 @@ impl Autoencoder for VqModel {
     fn regularised(&self, images: Tensor<4>, _noise: Tensor<4>) -> Regularised {
         let latents = self.encode(images);
         let quantized = self.quantize(latents.clone());
+        let [commitment, codes] = quantized.distances(latents.clone());
         let penalty = Penalty::Codebook {
-            loss: quantized.loss(latents.clone()),
-            used: self.quantize.usage(quantized.indices),
+            commitment,
+            codes,
+            usage: CodebookUsage {
+                latents: latents.clone().inner(),
+                hits: self.quantize.hits(quantized.indices),
+            },
         };
         let step = (quantized.latents - latents.clone()).detach();
         Regularised {
@@ -132,5 +181,9 @@ impl Autoencoder for VqModel {
         self.encoder.set_activations(activations);
         self.decoder.set_activations(activations);
         self
+    }
+
+    fn codebook(&self) -> Option<&Param<Tensor<2>>> {
+        Some(&self.quantize.embedding.weight)
     }
 }

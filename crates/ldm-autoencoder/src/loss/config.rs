@@ -24,6 +24,19 @@ pub enum DiscriminatorLoss {
     Vanilla,
 }
 
+/// Which of a codebook's two distances has the weight beta = 0.25; both have the same value, so only the gradients differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CodebookBeta {
+    /// `mean (z - sg(q))^2 + 0.25 mean (sg(z) - q)^2`: on the term that moves the codes, as in the original code, with which all
+    /// published models were trained.
+    #[default]
+    Legacy,
+    /// `mean (sg(z) - q)^2 + 0.25 mean (z - sg(q))^2`: on the commitment, which moves the encoder (van den Oord et al. 2017, equation
+    /// 3; Esser et al. 2021, equation 2).
+    Paper,
+}
+
 /// Weights of a [`Stage1Objective`](crate::Stage1Objective). The defaults are those of the paper's KL autoencoders.
 ///
 /// A part whose weight is 0 is not computed.
@@ -32,12 +45,16 @@ pub enum DiscriminatorLoss {
 pub struct Stage1LossConfig {
     /// Element-wise distance; `l1` by default.
     pub reconstruction: ReconstructionLoss,
-    /// Log-variance of the observation model, a constant; 0 by default, which leaves the distance as it is.
+    /// Log-variance of the observation model; 0 by default, which leaves the distance as it is.
     pub logvar: f64,
+    /// Trains the log-variance, which starts at `logvar`; false by default: the reference's is a parameter that no optimiser has.
+    pub learn_logvar: bool,
     /// Weight of the KL divergence; 1e-6 by default. The divergence is a sum over the latent, hence so small.
     pub kl_weight: f64,
     /// Weight of a codebook's loss, a mean; 1 by default. Beside a codebook the other terms are means as well.
     pub codebook_weight: f64,
+    /// Which part of a codebook's loss has the weight 0.25; `legacy` by default.
+    pub codebook_beta: CodebookBeta,
     /// Weight of the perceptual distance; 1 by default.
     pub perceptual_weight: f64,
     /// Weight of the adversarial term before it is adapted; 0.5 by default.
@@ -62,8 +79,10 @@ impl Default for Stage1LossConfig {
         Self {
             reconstruction: ReconstructionLoss::L1,
             logvar: 0.0,
+            learn_logvar: false,
             kl_weight: 1e-6,
             codebook_weight: 1.0,
+            codebook_beta: CodebookBeta::Legacy,
             perceptual_weight: 1.0,
             disc_weight: 0.5,
             disc_factor: 1.0,

@@ -5,7 +5,9 @@ use burn::{
 use ldm_nn::ops;
 use serde::Serialize;
 
-use super::{Autoencoder, Penalty, ReconstructionLoss, Regularised, Stage1Objective, fetch};
+use super::{
+    Autoencoder, CodebookUsage, Penalty, ReconstructionLoss, Regularised, Stage1Objective, fetch,
+};
 use crate::{DiagonalGaussian, PatchDiscriminator};
 
 /// Added to the adversarial gradient's norm in the adaptive weight.
@@ -18,6 +20,10 @@ const D_WEIGHT_MAX: f64 = 1e4;
 pub struct GeneratorStep {
     /// Gradients of the autoencoder's parameters.
     pub grads: GradientsParams,
+    /// Gradient of the objective at the log-variance, `[1]`; `None` where it is a constant.
+    pub logvar_grad: Option<Tensor<1>>,
+    /// What the batch made of the codebook; `None` where there is none.
+    pub codebook: Option<CodebookUsage>,
     /// What the batch was decoded to, `[N, 3, H, W]`, without gradients: the discriminator's step takes it.
     pub reconstruction: Tensor<4>,
     /// See [`DiagonalGaussian::channel_statistics`]; `None` without a posterior.
@@ -43,6 +49,8 @@ pub struct GeneratorTerms {
     pub codebook: f32,
     /// Share of the codes that the batch used.
     pub codes_used: f32,
+    /// Perplexity of the codes that the batch used, see [`CodebookUsage::perplexity`].
+    pub codebook_perplexity: f32,
     /// Adversarial loss, `-mean(logits)`, before its weight.
     pub g_loss: f32,
     /// Adaptive weight of the adversarial loss, `disc_weight` included.
@@ -59,11 +67,13 @@ struct Term<T> {
     gradient: Tensor<4>,
 }
 
-/// Values of the likelihood's parts, each `[1]`.
+/// The likelihood's parts, each `[1]`.
 struct Likelihood {
     nll: Tensor<1>,
     rec: Tensor<1>,
     perceptual: Tensor<1>,
+    /// Derivative of `nll` with respect to the log-variance, if that is a variable.
+    logvar_grad: Option<Tensor<1>>,
 }
 
 impl Stage1Objective {
@@ -90,6 +100,35 @@ impl Stage1Objective {
         noise: Tensor<4>,
         step: u64,
     ) -> GeneratorStep {
+        self.generator_at(model, discriminator, images, noise, step, None)
+    }
+
+    /// As [`generator`](Self::generator), with `logvar` `[1]` for the log-variance, a parameter that is trained along: its gradient is
+    /// in [`GeneratorStep::logvar_grad`]. The configuration's `logvar` is its first value and has no part here.
+    ///
+    /// # Panics
+    /// If `model` is not on an autodiff device.
+    pub fn generator_with_logvar<M: Autoencoder>(
+        &self,
+        model: &M,
+        discriminator: Option<&PatchDiscriminator>,
+        images: Tensor<4>,
+        noise: Tensor<4>,
+        step: u64,
+        logvar: Tensor<1>,
+    ) -> GeneratorStep {
+        self.generator_at(model, discriminator, images, noise, step, Some(logvar))
+    }
+
+    fn generator_at<M: Autoencoder>(
+        &self,
+        model: &M,
+        discriminator: Option<&PatchDiscriminator>,
+        images: Tensor<4>,
+        noise: Tensor<4>,
+        step: u64,
+        logvar: Option<Tensor<1>>,
+    ) -> GeneratorStep {
         let images = images.inner();
         let Regularised {
             latents,
@@ -108,9 +147,10 @@ impl Stage1Objective {
                     nll,
                     rec,
                     perceptual,
+                    logvar_grad,
                 },
             mut gradient,
-        } = self.likelihood(&images, &reconstruction, &penalty);
+        } = self.likelihood(&images, &reconstruction, &penalty, logvar);
 
         let zero = || Tensor::<1>::zeros([1], &reconstruction.device());
         let (mut g_loss, mut d_weight, mut disc_factor) = (zero(), zero(), 0.0);
@@ -131,13 +171,17 @@ impl Stage1Objective {
         let weight = penalty.weight(&self.config);
         let mut surrogate = (tracked * gradient).sum();
         if weight > 0.0 {
-            surrogate = surrogate + penalty.value().mul_scalar(weight);
+            surrogate = surrogate + penalty.value(&self.config).mul_scalar(weight);
         }
         let grads = GradientsParams::from_grads(surrogate.backward(), model);
 
-        let [kl, codebook, codes_used] = match penalty {
-            Penalty::Kl(kl) => [kl, zero(), zero()],
-            Penalty::Codebook { loss, used } => [zero(), loss, used],
+        let value = penalty.value(&self.config);
+        let ([kl, codebook, codes_used, perplexity], usage) = match penalty {
+            Penalty::Kl(_) => ([value, zero(), zero(), zero()], None),
+            Penalty::Codebook { usage, .. } => (
+                [zero(), value, usage.used(), usage.perplexity()],
+                Some(usage),
+            ),
         };
         let [
             nll,
@@ -146,10 +190,11 @@ impl Stage1Objective {
             kl,
             codebook,
             codes_used,
+            codebook_perplexity,
             g_loss,
             d_weight,
         ] = fetch([
-            nll, rec, perceptual, kl, codebook, codes_used, g_loss, d_weight,
+            nll, rec, perceptual, kl, codebook, codes_used, perplexity, g_loss, d_weight,
         ]);
         let terms = GeneratorTerms {
             total: nll + weight as f32 * (kl + codebook) + d_weight * disc_factor * g_loss,
@@ -159,6 +204,7 @@ impl Stage1Objective {
             kl,
             codebook,
             codes_used,
+            codebook_perplexity,
             g_loss,
             d_weight,
             disc_factor,
@@ -166,6 +212,8 @@ impl Stage1Objective {
         };
         GeneratorStep {
             grads,
+            logvar_grad,
+            codebook: usage,
             reconstruction,
             posterior,
             terms,
@@ -179,6 +227,7 @@ impl Stage1Objective {
         images: &Tensor<4>,
         reconstruction: &Tensor<4>,
         penalty: &Penalty,
+        logvar: Option<Tensor<1>>,
     ) -> Term<Likelihood> {
         let [n, c, h, w] = images.dims();
         let (batch, elements) = (n as f64, (c * h * w) as f64);
@@ -202,18 +251,27 @@ impl Stage1Objective {
             }
             None => (pixel, rec.zeros_like()),
         };
-        let nll = distance
-            .div_scalar(self.config.logvar.exp() * batch)
-            .add_scalar(self.config.logvar * elements)
-            .div_scalar(penalty.likelihood_divisor(elements));
-        let gradient = gradient_at(&reconstruction, &nll);
+        let logvar = logvar.map(|logvar| logvar.inner().autodiff().require_grad());
+        let nll = match &logvar {
+            Some(logvar) => {
+                distance.div_scalar(batch) * logvar.clone().neg().exp()
+                    + logvar.clone().mul_scalar(elements)
+            }
+            None => distance
+                .div_scalar(self.config.logvar.exp() * batch)
+                .add_scalar(self.config.logvar * elements),
+        }
+        .div_scalar(penalty.likelihood_divisor(elements));
+        let mut gradients = nll.backward();
+        let gradient = reconstruction.grad_remove(&mut gradients);
         Term {
             value: Likelihood {
                 nll,
                 rec,
                 perceptual,
+                logvar_grad: logvar.and_then(|logvar| logvar.grad_remove(&mut gradients)),
             },
-            gradient,
+            gradient: gradient.expect("the likelihood depends on the reconstruction"),
         }
     }
 }

@@ -6,8 +6,8 @@ mod diagnosis;
 mod discriminator;
 mod generator;
 
-pub use autoencoder::{Autoencoder, Penalty, Regularised};
-pub use config::{DiscriminatorLoss, ReconstructionLoss, Stage1LossConfig};
+pub use autoencoder::{Autoencoder, CodebookUsage, Penalty, Regularised};
+pub use config::{CodebookBeta, DiscriminatorLoss, ReconstructionLoss, Stage1LossConfig};
 pub use discriminator::{DiscriminatorStep, DiscriminatorTerms};
 pub use generator::{GeneratorStep, GeneratorTerms};
 

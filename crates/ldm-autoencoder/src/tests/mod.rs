@@ -4,6 +4,7 @@ mod autoencoder;
 pub(crate) mod compvis;
 mod diffusers;
 mod first_stages;
+mod logvar;
 mod lpips;
 mod objective;
 pub(crate) mod reference;

@@ -10,7 +10,10 @@ use super::{
     objective::{SIDE, discriminator, lpips, noise, objective},
     pictures, scalar, seeded, uniform, values,
 };
-use crate::{Autoencoder, Penalty, Stage1LossConfig, VectorQuantizer, VqModel, VqModelConfig};
+use crate::{
+    Autoencoder, CodebookBeta, CodebookUsage, Penalty, Stage1LossConfig, VectorQuantizer, VqModel,
+    VqModelConfig,
+};
 
 const CODES: usize = 16;
 
@@ -53,9 +56,14 @@ fn pixels_only() -> Stage1LossConfig {
     }
 }
 
-fn penalty(model: &VqModel) -> (Tensor<1>, Tensor<1>) {
+/// Commitment, distance of the codes, share of the codes in use.
+fn penalty(model: &VqModel) -> [Tensor<1>; 3] {
     match model.regularised(pictures(2, SIDE), noise()).penalty {
-        Penalty::Codebook { loss, used } => (loss, used),
+        Penalty::Codebook {
+            commitment,
+            codes,
+            usage,
+        } => [commitment, codes, usage.used()],
         Penalty::Kl(_) => panic!("a codebook has no divergence"),
     }
 }
@@ -70,34 +78,71 @@ fn loss_and_usage_by_hand() {
     let latents = Tensor::<4>::from_floats([[[[0.0, 5.0]], [[0.0, 4.0]]]], &device).require_grad();
 
     let quantized = quantizer.forward(latents.clone());
-    let usage = quantizer.usage(quantized.indices.clone());
-    assert_near(scalar(usage), 2.0 / 3.0, 1e-6);
-    let loss = quantized.loss(latents.clone());
-    assert_near(scalar(loss.clone()), 0.5 + 0.25 * 0.5, 1e-6);
+    let usage = CodebookUsage {
+        latents: latents.clone().inner(),
+        hits: quantizer.hits(quantized.indices.clone()),
+    };
+    assert_eq!(values(usage.hits.clone()), [1.0, 0.0, 1.0]);
+    assert_near(scalar(usage.used()), 2.0 / 3.0, 1e-6);
+    assert_near(scalar(usage.perplexity()), 2.0, 1e-6);
 
-    // 2/4 (z - q) at the latents, a quarter of its opposite at the codes.
-    let gradients = loss.backward();
-    let at_latents = values(latents.grad(&gradients).unwrap());
-    assert_eq!(at_latents, [-0.5, 0.0, 0.0, -0.5]);
-    let at_codes = quantizer.embedding.weight.grad(&gradients).unwrap();
-    assert_eq!(values(at_codes), [0.125, 0.0, 0.0, 0.0, 0.0, 0.125]);
+    // 2/4 (z - q) at the latents, its opposite at the codes, and a quarter of one of them.
+    for (codebook_beta, encoder, codebook) in [
+        (CodebookBeta::Legacy, 0.5, 0.125),
+        (CodebookBeta::Paper, 0.125, 0.5),
+    ] {
+        let quantized = quantizer.forward(latents.clone());
+        let [commitment, codes] = quantized.distances(latents.clone());
+        let penalty = Penalty::Codebook {
+            commitment,
+            codes,
+            usage: usage.clone(),
+        };
+        let loss = penalty.value(&Stage1LossConfig {
+            codebook_beta,
+            ..Stage1LossConfig::default()
+        });
+        assert_near(scalar(loss.clone()), 0.5 + 0.25 * 0.5, 1e-6);
+        let gradients = loss.backward();
+        let at_latents = values(latents.grad(&gradients).unwrap());
+        assert_eq!(at_latents, [-encoder, 0.0, 0.0, -encoder]);
+        let at_codes = quantizer.embedding.weight.grad(&gradients).unwrap();
+        assert_eq!(values(at_codes), [codebook, 0.0, 0.0, 0.0, 0.0, codebook]);
+    }
+}
+
+/// Frequencies 1/2, 1/4, 1/4, 0: exp of 1.5 ln 2.
+#[test]
+fn perplexity_by_hand() {
+    let usage = |hits: &[f32]| CodebookUsage {
+        latents: Tensor::zeros([1, 1, 1, 1], &Device::flex()),
+        hits: Tensor::from_floats(hits, &Device::flex()),
+    };
+    let found = scalar(usage(&[8.0, 4.0, 4.0, 0.0]).perplexity());
+    assert_near(found, 2f32.powf(1.5), 1e-6);
+    assert_near(scalar(usage(&[3.0; 7]).perplexity()), 7.0, 1e-6);
+    assert_near(scalar(usage(&[0.0, 5.0]).perplexity()), 1.0, 1e-6);
 }
 
 #[test]
 fn the_codebooks_loss_moves_codebook_and_encoder_alone() {
     let model = model();
-    let (loss, _) = penalty(&model);
-    let grads = GradientsParams::from_grads(loss.backward(), &model);
-    let paths = moved(&model, &grads);
-    for part in [
-        "encoder.conv_in.weight",
-        "quant_conv.weight",
-        "quantize.embedding.weight",
+    let [commitment, codes, _] = penalty(&model);
+    let encoder = ["encoder.conv_in.weight", "quant_conv.weight"];
+    for (loss, parts, prefixes) in [
+        (commitment, &encoder[..], &["encoder.", "quant_conv."][..]),
+        (codes, &["quantize.embedding.weight"], &["quantize."]),
     ] {
-        assert!(paths.iter().any(|path| path == part), "{part} stands still");
+        let grads = GradientsParams::from_grads(loss.backward(), &model);
+        let paths = moved(&model, &grads);
+        for part in parts {
+            assert!(paths.iter().any(|path| path == part), "{part} stands still");
+        }
+        for (path, norm) in gradient_norms(&model, &grads) {
+            let own = prefixes.iter().any(|prefix| path.starts_with(prefix));
+            assert!(own || norm == 0.0, "{path} moves");
+        }
     }
-    let others = |path: &String| path.starts_with("decoder.") || path.starts_with("post_quant");
-    assert!(!gradient_norms(&model, &grads).keys().any(others));
 }
 
 #[test]
@@ -150,11 +195,16 @@ fn terms_are_means_that_add_up() {
     let total = terms.nll + 0.5 * terms.codebook + terms.d_weight * terms.g_loss;
     assert_near(terms.total, total, 1e-5);
     assert_eq!(terms.kl, 0.0);
-    let (loss, used) = penalty(&model);
+    let [commitment, codes, used] = penalty(&model);
     assert_eq!(
         (terms.codebook, terms.codes_used),
-        (scalar(loss), scalar(used))
+        (
+            scalar(commitment + codes.mul_scalar(0.25)),
+            scalar(used.clone())
+        )
     );
+    let most = terms.codes_used * CODES as f32;
+    assert!(terms.codebook_perplexity > 1.0 && terms.codebook_perplexity <= most * 1.0001);
     assert!(terms.codes_used > 1.0 / CODES as f32 && terms.codes_used <= 1.0);
 
     let varied = run(Stage1LossConfig {

@@ -146,6 +146,11 @@ impl SamplerKind {
         })
     }
 
+    /// Whether it heeds `rescale_betas_zero_snr`; the others sample from the schedule before rescaling.
+    pub fn knows_zero_snr(self) -> bool {
+        !matches!(self, Self::Plms | Self::Heun | Self::Lms | Self::Dpm2)
+    }
+
     /// `config` with the algorithm and the order that the name promises, unless it already names this sampler.
     fn dpm_config(self, config: &SchedulerConfig) -> SchedulerConfig {
         let mut config = config.clone();

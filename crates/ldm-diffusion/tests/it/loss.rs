@@ -78,7 +78,7 @@ fn losses_match() {
             l_simple_weight: simple,
             original_elbo_weight: elbo,
             logvar_init: logvar,
-            min_snr_gamma: None,
+            ..DiffusionLossConfig::default()
         };
         let forward = |config: &DiffusionLossConfig| {
             config.init(schedule()).unwrap().forward(
@@ -184,6 +184,13 @@ fn wrong_weights_are_named() {
         ..base()
     };
     assert!(message(endless).contains("`logvar_init` is inf"));
+    let idle = DiffusionLossConfig {
+        l_simple_weight: 0.0,
+        original_elbo_weight: 1.0,
+        learn_logvar: true,
+        ..base()
+    };
+    assert!(message(idle).contains("`learn_logvar` has nothing to learn from"));
     let infinite = DiffusionLossConfig {
         original_elbo_weight: 1.0,
         ..base()

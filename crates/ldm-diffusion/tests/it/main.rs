@@ -5,6 +5,7 @@ mod compvis;
 mod compvis_parity;
 mod conditioning;
 mod loss;
+mod modern;
 mod parity;
 mod schedulers;
 mod unet;

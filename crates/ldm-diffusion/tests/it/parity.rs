@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, ops::ControlFlow};
 
 use crate::common::{
-    Tensors, assert_close, fixture, floats, json, load_bytes, load_unet, safetensors_bytes, values,
+    Tensors, assert_close, assert_relative, fixture, floats, json, load_bytes, load_unet,
+    safetensors_bytes, values,
 };
 use burn::{
     module::{ModuleVisitor, Param},
@@ -14,6 +15,7 @@ use burn_store::{BurnToPyTorchAdapter, KeyRemapper, ModuleSnapshot, SafetensorsS
 use ldm_diffusion::{
     DiffusionLossConfig, Guidance, PredictionType, SchedulerConfig, UNet, UNetConfig,
     samplers::{Ddim, sample},
+    unet::SpatialAttention,
     weights,
 };
 use safetensors::SafeTensors;
@@ -236,7 +238,25 @@ fn losses_and_gradients_match() {
             "{name}: {value}, not {wanted}"
         );
 
-        let norms = gradient_norms(&unet, &loss.backward());
+        let gradients = loss.backward();
+        let of = |parameter: &str, gradient: Tensor<1>| {
+            let name = format!("out.{name}.grad.{parameter}");
+            assert_relative(&name, &values(gradient), tensors.values(&name), 1e-3);
+        };
+        let first = unet.conv_in.weight.grad(&gradients).unwrap();
+        of("conv_in.weight", first.flatten(0, 3));
+        let SpatialAttention::Transformer(transformer) = &unet.mid_block.attentions[0] else {
+            panic!("the middle attends to the context");
+        };
+        let to_k = &transformer.transformer_blocks[0].attn2.to_k;
+        let keys = to_k.weight.grad(&gradients).unwrap();
+        // PyTorch's layout is the transpose.
+        of(
+            "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+            keys.transpose().flatten(0, 1),
+        );
+
+        let norms = gradient_norms(&unet, &gradients);
         let wanted = expected["gradient_norms"][name].as_object().unwrap();
         assert_eq!(norms.len(), wanted.len());
         let largest = (wanted.values()).fold(0.0, |max: f64, norm| max.max(norm.as_f64().unwrap()));

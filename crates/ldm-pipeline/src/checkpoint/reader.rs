@@ -10,7 +10,7 @@ use super::optimizer::optimizer_from_tensors;
 use super::state::{FileCheck, Manifest, STATE_FILE};
 use super::writer::{EMA_UPDATES, file_name};
 use super::{CheckpointError, TrainState};
-use crate::ema::Ema;
+use crate::ema::{Ema, EmaDecay};
 use crate::optim::{Adam, AdamConfig};
 use crate::weights::{HeaderText, WeightsError, apply, read_tensors};
 
@@ -88,7 +88,7 @@ impl Checkpoint {
         &self,
         name: &str,
         module: &M,
-        decay: f64,
+        decay: impl Into<EmaDecay>,
     ) -> Result<Ema<M>, CheckpointError> {
         let (average, header) = self.load(name, module.valid())?;
         let updates = header

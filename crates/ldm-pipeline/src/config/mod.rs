@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     checkpoint::Retention,
     data::DataConfig,
+    ema::{EmaDecay, EmaWarmup},
     model::{ConditionerConfig, FirstStageConfig},
     optim::{AdamConfig, LrSchedule},
 };
@@ -66,6 +67,9 @@ pub struct TrainingConfig {
     /// Largest decay of the exponential moving average of the weights, which is then what is exported and sampled from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f64>,
+    /// How the average's decay rises to `ema_decay`.
+    #[serde(default)]
+    pub ema_warmup: EmaWarmup,
     /// Steps between checkpoints; the last step has one in any case.
     #[serde(default = "thousand")]
     pub checkpoint_every: u64,
@@ -139,6 +143,9 @@ pub struct Stage1Config {
     /// Weights of the objective's terms.
     #[serde(default)]
     pub loss: Stage1LossConfig,
+    /// Steps without use after which a code is replaced by a latent of the present batch; `None` leaves dead codes alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revive_codes_after: Option<u64>,
     /// VGG16 for the perceptual term: a safetensors file with torchvision's key names, or a hub id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vgg: Option<String>,
@@ -191,6 +198,13 @@ pub struct NoiseConfig {
     pub steps: usize,
     /// How the timesteps of a batch are drawn.
     pub timesteps: TimestepSampling,
+    /// Shifts and scales the schedule so that no signal is left at its last step (Lin et al. 2024, algorithm 1).
+    pub rescale_zero_terminal_snr: bool,
+    /// Deviation of a number that is added to all of an item's noise in a channel, by which a model learns to change an image's mean
+    /// colour; 0 adds none. It is part of the noise that is predicted, as in diffusers' scripts.
+    pub offset_noise: f64,
+    /// Deviation of further noise that is mixed into the latents but isn't predicted (Ning et al. 2023); 0 adds none.
+    pub input_perturbation: f64,
 }
 
 /// How the timesteps of a batch are drawn.
@@ -213,6 +227,9 @@ impl Default for NoiseConfig {
             beta_end: 0.0195,
             steps: 1000,
             timesteps: TimestepSampling::Uniform,
+            rescale_zero_terminal_snr: false,
+            offset_noise: 0.0,
+            input_perturbation: 0.0,
         }
     }
 }
@@ -309,8 +326,19 @@ impl NoiseConfig {
             beta_schedule: self.schedule,
             num_train_timesteps: self.steps,
             prediction_type: loss.prediction_type,
+            rescale_betas_zero_snr: self.rescale_zero_terminal_snr,
             ..SchedulerConfig::latent(self.beta_start, self.beta_end)
         }
+    }
+}
+
+impl TrainingConfig {
+    /// The decay of the average; `None` without one.
+    pub fn ema(&self) -> Option<EmaDecay> {
+        self.ema_decay.map(|max| EmaDecay {
+            max,
+            warmup: self.ema_warmup,
+        })
     }
 }
 

@@ -1,14 +1,18 @@
 //! What the types of a configuration can't say.
 
 use ldm_autoencoder::Lpips;
+use ldm_diffusion::{DiffusionLossConfig, PredictionType, SamplerKind};
 
 use super::{
-    ClassConfig, FirstStageConfig, RunConfig, Stage1Config, Stage2Config, TextConfig,
+    ClassConfig, FirstStageConfig, NoiseConfig, RunConfig, Stage1Config, Stage2Config, TextConfig,
     TrainingConfig, VAE, VQ,
 };
 
 /// The key of a mistake, and the problem.
 type Mistake = (&'static str, String);
+
+/// The key of codes brought back to life.
+const REVIVE: &str = "stage1.revive_codes_after";
 
 /// Size of the vocabulary that captions are read with.
 const BERT_TOKENS: usize = 30_522;
@@ -107,6 +111,15 @@ impl TrainingConfig {
                 format!("has `non_finite.rate_factor` = {factor}: it must lie between 0 and 1"),
             ));
         }
+        let warmup = &self.ema_warmup;
+        let above_0 = |value: f64| value > 0.0 && value.is_finite();
+        if !(above_0(warmup.inv_gamma) && above_0(warmup.power)) {
+            let problem = format!(
+                "has `ema_warmup.inv_gamma` = {} and `ema_warmup.power` = {}: both must be above 0",
+                warmup.inv_gamma, warmup.power
+            );
+            return Err((section, problem));
+        }
         let lr = &self.lr;
         if !(lr.rate > 0.0 && lr.rate.is_finite() && (0.0..=lr.rate).contains(&lr.floor)) {
             let problem = format!(
@@ -150,6 +163,50 @@ impl Stage1Config {
             );
             return Err((section, problem));
         }
+        match self.revive_codes_after {
+            Some(0) => Err((
+                REVIVE,
+                "is 0: a code must have had a step to be used in; leave it out to revive none"
+                    .into(),
+            )),
+            Some(_) if self.vq.is_none() => {
+                let problem =
+                    format!("is given, but only an autoencoder of `{VQ}` has codes to revive");
+                Err((REVIVE, problem))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl NoiseConfig {
+    fn validate(&self, loss: &DiffusionLossConfig, sampler: SamplerKind) -> Result<(), Mistake> {
+        for (key, value) in [
+            ("stage2.noise.offset_noise", self.offset_noise),
+            ("stage2.noise.input_perturbation", self.input_perturbation),
+        ] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return Err((key, format!("is {value}: it must be 0 or more")));
+            }
+        }
+        if !self.rescale_zero_terminal_snr {
+            return Ok(());
+        }
+        if loss.prediction_type == PredictionType::Epsilon {
+            return Err((
+                "stage2.noise.rescale_zero_terminal_snr",
+                "leaves no signal at the last step, where a noise prediction says nothing about the image: set \
+                 `stage2.loss.prediction_type` to \"v_prediction\" or \"sample\""
+                    .into(),
+            ));
+        }
+        if !sampler.knows_zero_snr() {
+            return Err((
+                "stage2.preview.sampler",
+                "doesn't know of schedules without signal at the end (`stage2.noise.rescale_zero_terminal_snr`): use \"ddim\""
+                    .into(),
+            ));
+        }
         Ok(())
     }
 }
@@ -180,6 +237,7 @@ impl Stage2Config {
                 "has `num_class_embeds` or `class_embed_type`: in training classes are attended to, see `stage2.class`".into(),
             ));
         }
+        self.noise.validate(&self.loss, self.preview.sampler)?;
         let scheduler = self.noise.scheduler(&self.loss);
         let schedule = scheduler
             .noise_schedule()

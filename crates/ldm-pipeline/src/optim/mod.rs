@@ -10,12 +10,14 @@ mod gradients;
 #[cfg(test)]
 mod joint_batch;
 mod norms;
+mod rows;
 mod schedule;
 
 pub(crate) use adam::Moments;
 pub use adam::{Adam, AdamConfig};
 pub use gradients::{Accumulator, Gradients};
 pub use norms::{ComponentOf, Norms};
+pub(crate) use rows::SetRows;
 pub use schedule::{Decay, LrSchedule};
 
 use burn::backend::DispatchDevice;

@@ -5,6 +5,7 @@
 //! configuration, and its own number, which keys every random draw: that is why a resumed run equals one that was
 //! never stopped, bit for bit.
 
+mod codebook;
 mod components;
 mod conditions;
 mod damaged;
@@ -14,6 +15,8 @@ pub(crate) mod images;
 mod journal;
 mod latent_cache;
 mod latents;
+mod logvar;
+mod noise;
 pub(crate) mod perceptual;
 mod persist;
 mod posterior;

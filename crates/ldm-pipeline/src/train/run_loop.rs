@@ -78,6 +78,9 @@ pub(super) trait Trainee {
     /// Puts everything into a checkpoint.
     fn save(&self, writer: &mut CheckpointWriter) -> Result<(), Error>;
 
+    /// Adds what isn't a tensor to the state of a checkpoint.
+    fn note(&self, _state: &mut TrainState) {}
+
     /// Takes everything from a checkpoint, or starts anew.
     fn restore(&mut self, checkpoint: Option<&Checkpoint>) -> Result<(), Error>;
 
@@ -318,7 +321,7 @@ impl<'a> RunLoop<'a> {
         score: Option<f64>,
         trainee: &dyn Trainee,
     ) -> Result<PathBuf, Error> {
-        let mut writer = self.checkpoints.writer(TrainState {
+        let mut state = TrainState {
             step,
             seed: self.config.seed,
             samples_seen: step * self.images_per_step() as u64,
@@ -326,7 +329,9 @@ impl<'a> RunLoop<'a> {
             score: score.filter(|score| score.is_finite()),
             rate_scale: self.rate_scale,
             extra: Default::default(),
-        })?;
+        };
+        trainee.note(&mut state);
+        let mut writer = self.checkpoints.writer(state)?;
         trainee.save(&mut writer)?;
         Ok(writer.finish()?)
     }

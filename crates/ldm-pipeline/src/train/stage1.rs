@@ -11,12 +11,14 @@ use ldm_autoencoder::{
 
 use super::{
     Culprit, Event, Observer, Outcome, Stage,
+    codebook::CodebookWatch,
     components::logged as logged_norms,
     damaged::DamageReport,
     diagnose::{Micro, Stage1Suspects},
     health::Health,
     images::{load_images, load_present, report_damage, to_tensor},
     journal::journalled,
+    logvar::LearntLogvar,
     perceptual::load_lpips,
     persist::persist,
     posterior::Posterior,
@@ -29,7 +31,7 @@ use super::{
 };
 use crate::{
     atomic::PartialDir,
-    checkpoint::{Checkpoint, CheckpointWriter, Checkpoints},
+    checkpoint::{Checkpoint, CheckpointWriter, Checkpoints, TrainState},
     config::{RunConfig, Stage1Config},
     data::{DataError, Dataset, ImageDataset, Loader, LoaderConfig},
     error::Error,
@@ -108,6 +110,12 @@ fn train<M: Autoencoder + Into<FirstStage>>(
 
     let preview_images = preview_images(&training_set, &validation_set, device)?;
     run.start(Stage::Vae, config)?;
+    if stage1.revive_codes_after.is_some() && workers.size() > 1 {
+        return Err(Error::Processes {
+            problem: "`stage1.revive_codes_after` is set, but each process has its own latents to revive codes from".into(),
+            help: "leave it out, or train in one process",
+        });
+    }
     let mut damaged = DamageReport::open(run, observer);
     damaged.check(
         &validation_set,
@@ -115,7 +123,8 @@ fn train<M: Autoencoder + Into<FirstStage>>(
         config.data.strict,
         observer,
     )?;
-    let (vae, discriminator) = initial(config, init, device);
+    let (vae, discriminator, logvar) = initial(config, init, device);
+    let codebook = codebook_watch(stage1, &autoencoder, None);
     let mut trainer = Stage1Trainer {
         config,
         workers,
@@ -125,6 +134,8 @@ fn train<M: Autoencoder + Into<FirstStage>>(
         device: device.clone(),
         objective,
         vae,
+        logvar,
+        codebook,
         discriminator,
         preview_images,
         validation_set,
@@ -149,12 +160,16 @@ fn train<M: Autoencoder + Into<FirstStage>>(
     })
 }
 
-/// The autoencoder and, if the objective has an adversarial part, the discriminator before their first step.
+/// The autoencoder before its first step, with the discriminator and the log-variance that are trained beside it, if any.
 fn initial<M: Autoencoder>(
     config: &RunConfig,
     init: &dyn Fn(&Device) -> M,
     device: &Device,
-) -> (Trained<M>, Option<Trained<PatchDiscriminator>>) {
+) -> (
+    Trained<M>,
+    Option<Trained<PatchDiscriminator>>,
+    Option<LearntLogvar>,
+) {
     let training = &config.stage1.training;
     let autodiff = device.clone().autodiff();
     let vae = initialise(config.seed, VAE_INIT, device, || {
@@ -167,9 +182,27 @@ fn initial<M: Autoencoder>(
         Trained::new(disc, training, None)
     });
     (
-        Trained::new(vae, training, training.ema_decay),
+        Trained::new(vae, training, training.ema()),
         discriminator,
+        (config.stage1.loss.learn_logvar)
+            .then(|| LearntLogvar::new(1, config.stage1.loss.logvar, training, &autodiff)),
     )
+}
+
+/// The watch over the codes of an autoencoder that has them, as of the `state` of a checkpoint.
+fn codebook_watch(
+    stage1: &Stage1Config,
+    autoencoder: &FirstStageConfig,
+    state: Option<&TrainState>,
+) -> Option<CodebookWatch> {
+    match autoencoder {
+        FirstStageConfig::Vq(vq) => Some(CodebookWatch::new(
+            vq.num_vq_embeddings,
+            stage1.revive_codes_after,
+            state,
+        )),
+        _ => None,
+    }
 }
 
 /// Whether the run's model holds the autoencoder after `steps` steps: there may be none, or that of a shorter training.
@@ -187,6 +220,10 @@ struct Stage1Trainer<'a, M> {
     device: Device,
     objective: Stage1Objective,
     vae: Trained<M>,
+    /// The log-variance of the observation model, where it is trained.
+    logvar: Option<LearntLogvar>,
+    /// Of an autoencoder with a codebook.
+    codebook: Option<CodebookWatch>,
     discriminator: Option<Trained<PatchDiscriminator>>,
     training_set: Arc<ImageDataset>,
     validation_set: ImageDataset,
@@ -221,19 +258,34 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
 
     fn save(&self, writer: &mut CheckpointWriter) -> Result<(), Error> {
         self.vae.save("vae", writer)?;
+        if let Some(logvar) = &self.logvar {
+            logvar.save(writer)?;
+        }
         match &self.discriminator {
             Some(discriminator) => discriminator.save("discriminator", writer),
             None => Ok(()),
         }
     }
 
+    fn note(&self, state: &mut TrainState) {
+        if let Some(codebook) = &self.codebook {
+            codebook.save(state);
+        }
+    }
+
     fn restore(&mut self, checkpoint: Option<&Checkpoint>) -> Result<(), Error> {
+        let state = checkpoint.map(Checkpoint::state);
+        self.codebook = codebook_watch(self.stage1, &self.autoencoder, state);
         let Some(checkpoint) = checkpoint else {
-            (self.vae, self.discriminator) = initial(self.config, self.init, &self.device);
+            (self.vae, self.discriminator, self.logvar) =
+                initial(self.config, self.init, &self.device);
             return Ok(());
         };
         let training = &self.stage1.training;
         self.vae.restore("vae", checkpoint, training)?;
+        if let Some(logvar) = &mut self.logvar {
+            logvar.restore(checkpoint, training)?;
+        }
         match &mut self.discriminator {
             Some(discriminator) => discriminator.restore("discriminator", checkpoint, training),
             None => Ok(()),
@@ -242,7 +294,10 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
 
     fn damage(&self) -> Option<String> {
         let of_discriminator = || self.discriminator.as_ref()?.damage("discriminator");
-        self.vae.damage("vae").or_else(of_discriminator)
+        let of_logvar = || self.logvar.as_ref()?.damage();
+        (self.vae.damage("vae"))
+            .or_else(of_discriminator)
+            .or_else(of_logvar)
     }
 
     fn seek(&mut self, step: u64) -> Result<(), Error> {
@@ -300,6 +355,10 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
     ) -> Result<Values, Error> {
         let training = &self.stage1.training;
         let waited = self.waited();
+        if let Some(logvar) = &mut self.logvar {
+            logvar.forget();
+        }
+        let mut usage = Vec::new();
         let mut generator = Mean::default();
         let mut posterior = Posterior::default();
         let mut gradients = Accumulator::default();
@@ -315,23 +374,40 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
             });
         }
         for batch in batches.iter() {
-            let output = self.objective.generator(
-                self.vae.module(),
-                self.discriminator.as_ref().map(Trained::module),
-                batch.images.clone(),
-                batch.noise.clone(),
-                step,
-            );
+            let vae = self.vae.module();
+            let discriminator = self.discriminator.as_ref().map(Trained::module);
+            let (images, noise) = (batch.images.clone(), batch.noise.clone());
+            let output = match &self.logvar {
+                Some(logvar) => {
+                    let logvar = logvar.value();
+                    (self.objective).generator_with_logvar(
+                        vae,
+                        discriminator,
+                        images,
+                        noise,
+                        step,
+                        logvar,
+                    )
+                }
+                None => (self.objective).generator(vae, discriminator, images, noise, step),
+            };
             (self.workers).agree(finite("loss", output.terms.total.into(), step))?;
             generator.add(self.logged(&output.terms));
             if let Some(statistics) = output.posterior {
                 posterior.add(statistics);
             }
+            if let Some((logvar, gradient)) = self.logvar.as_mut().zip(output.logvar_grad) {
+                logvar.add(gradient);
+            }
+            usage.extend(output.codebook);
             gradients.add(self.vae.module(), output.grads);
             reconstructions.push(output.reconstruction);
         }
         let mut gradients = gradients.take_joint(self.vae.module(), self.workers);
         let norms = (self.vae).measure(&mut gradients, training.max_grad_norm, step)?;
+        let of_logvar = (self.logvar.as_mut())
+            .map(|logvar| logvar.measured(self.workers, training.max_grad_norm, step))
+            .transpose()?;
         let mut values = generator.values();
         values.extend(posterior.logged());
         values.extend(logged_norms("grad_norm", &norms));
@@ -343,6 +419,12 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
         let update = self.vae.update(gradients, rate);
         finite("update", update.total, step)?;
         values.extend(logged_norms("update_norm", &update));
+        if let Some((logvar, gradients)) = self.logvar.as_mut().zip(of_logvar) {
+            values.push(("logvar", logvar.update(gradients, rate)));
+        }
+        if let Some(codebook) = &mut self.codebook {
+            values.extend(codebook.after_step(&mut self.vae, &usage, self.config.seed, step));
+        }
         values.extend(figures);
         if let Some((discriminator, gradients)) = self.discriminator.as_mut().zip(for_discriminator)
         {
@@ -390,6 +472,7 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
             FirstStageConfig::Vq(_) => vec![
                 ("codebook", terms.codebook),
                 ("codes_used", terms.codes_used),
+                ("codebook_perplexity", terms.codebook_perplexity),
             ],
             _ => vec![("kl", terms.kl)],
         };

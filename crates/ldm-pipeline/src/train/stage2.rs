@@ -17,6 +17,8 @@ use super::{
     images::report_damage,
     journal::journalled,
     latents::{Frozen, LatentBatch, LatentSource},
+    logvar::LearntLogvar,
+    noise::TrainingNoise,
     persist::persist,
     run_loop::{RunLoop, Trainee, Validation, Values, finite, restore_newest},
     state::{Trained, initialise},
@@ -116,6 +118,7 @@ fn train(
         first_stage_config: files.config,
         conditions,
         denoiser: initial(config, stage2, device),
+        logvar: initial_logvar(stage2, device),
         latents,
         held_out,
         training_set,
@@ -155,7 +158,21 @@ fn initial(config: &RunConfig, stage2: &Stage2Config, device: &Device) -> Traine
         conditioner: (stage2.conditioner())
             .map(|config| config.init(&autodiff).with_activations(activations)),
     });
-    Trained::new(denoiser, &stage2.training, stage2.training.ema_decay)
+    Trained::new(denoiser, &stage2.training, stage2.training.ema())
+}
+
+/// The log-variances of the timesteps before their first step, where they are trained.
+fn initial_logvar(stage2: &Stage2Config, device: &Device) -> Option<LearntLogvar> {
+    let loss = &stage2.loss;
+    loss.learn_logvar.then(|| {
+        let autodiff = device.clone().autodiff();
+        LearntLogvar::new(
+            stage2.noise.steps,
+            loss.logvar_init,
+            &stage2.training,
+            &autodiff,
+        )
+    })
 }
 
 /// Finds out whether the data have what a stage 2 of `config` needs, which after stage 1 would be late.
@@ -181,6 +198,8 @@ struct Stage2Trainer<'a> {
     first_stage_config: FirstStageConfig,
     conditions: Conditions,
     denoiser: Trained<Denoiser>,
+    /// The log-variances of the timesteps, `[T]`, where they are trained.
+    logvar: Option<LearntLogvar>,
     latents: LatentSource,
     training_set: Arc<ImageDataset>,
     /// Of the first process; `None` if nothing is held out.
@@ -204,23 +223,34 @@ impl Trainee for Stage2Trainer<'_> {
     }
 
     fn save(&self, writer: &mut CheckpointWriter) -> Result<(), Error> {
-        self.denoiser.save("denoiser", writer)
+        self.denoiser.save("denoiser", writer)?;
+        match &self.logvar {
+            Some(logvar) => logvar.save(writer),
+            None => Ok(()),
+        }
     }
 
     fn restore(&mut self, checkpoint: Option<&Checkpoint>) -> Result<(), Error> {
         match checkpoint {
             Some(checkpoint) => {
-                (self.denoiser).restore("denoiser", checkpoint, &self.stage2.training)
+                let training = &self.stage2.training;
+                (self.denoiser).restore("denoiser", checkpoint, training)?;
+                match &mut self.logvar {
+                    Some(logvar) => logvar.restore(checkpoint, training),
+                    None => Ok(()),
+                }
             }
             None => {
                 self.denoiser = initial(self.config, self.stage2, &self.device);
+                self.logvar = initial_logvar(self.stage2, &self.device);
                 Ok(())
             }
         }
     }
 
     fn damage(&self) -> Option<String> {
-        self.denoiser.damage("denoiser")
+        let of_logvar = || self.logvar.as_ref()?.damage();
+        self.denoiser.damage("denoiser").or_else(of_logvar)
     }
 
     fn seek(&mut self, step: u64) -> Result<(), Error> {
@@ -277,6 +307,9 @@ impl Stage2Trainer<'_> {
     ) -> Result<Values, Error> {
         let training = &self.stage2.training;
         let waited = self.latents.waited();
+        if let Some(logvar) = &mut self.logvar {
+            logvar.forget();
+        }
         let mut gradients = Accumulator::default();
         let mut mean_loss = 0.0;
         for micro in 0..training.accumulation {
@@ -286,19 +319,27 @@ impl Stage2Trainer<'_> {
             let value: f64 = loss.clone().into_scalar::<f32>().into();
             let value = self.workers.agree(finite("loss", value, step))?;
             mean_loss += value / training.accumulation as f64;
+            let mut of_loss = loss.backward();
+            if let Some(logvar) = &mut self.logvar {
+                logvar.take_from(&mut of_loss);
+            }
             let denoiser = self.denoiser.module();
-            gradients.add(
-                denoiser,
-                GradientsParams::from_grads(loss.backward(), denoiser),
-            );
+            gradients.add(denoiser, GradientsParams::from_grads(of_loss, denoiser));
         }
         let mut gradients = gradients.take_joint(self.denoiser.module(), self.workers);
-        let norms = (self.denoiser).measure(&mut gradients, training.max_grad_norm, step)?;
+        let max_norm = training.max_grad_norm;
+        let norms = (self.denoiser).measure(&mut gradients, max_norm, step)?;
+        let of_logvar = (self.logvar.as_mut())
+            .map(|logvar| logvar.measured(self.workers, max_norm, step))
+            .transpose()?;
         let update = self.denoiser.update(gradients, rate);
         finite("update", update.total, step)?;
         let mut values = vec![("loss", mean_loss)];
         values.extend(logged_norms("grad_norm", &norms));
         values.extend(logged_norms("update_norm", &update));
+        if let Some((logvar, gradients)) = self.logvar.as_mut().zip(of_logvar) {
+            values.push(("logvar", logvar.update(gradients, rate)));
+        }
         let waited = (self.latents.waited() - waited).as_secs_f64();
         values.extend([("lr", rate), (DATA_WAIT, waited)]);
         Ok(values)
@@ -309,13 +350,13 @@ impl Stage2Trainer<'_> {
         let micro = self.workers.micro_batch(micro);
         let shape = batch.posterior.mean.dims();
         let first = (micro * self.stage2.training.batch_size) as u64;
-        let noise =
-            |stream| noise_batch(self.config.seed, stream, step, first, shape, &self.device);
-        let x0 = (batch.posterior.sample(noise(Stream::PosteriorNoise)))
+        let draw =
+            |stream, shape| noise_batch(self.config.seed, stream, step, first, shape, &self.device);
+        let x0 = (batch.posterior.sample(draw(Stream::PosteriorNoise, shape)))
             .mul_scalar(self.first_stage_config.scaling_factor());
-        let noise = noise(Stream::DiffusionNoise);
+        let noise = TrainingNoise::new(&self.stage2.noise, shape, draw);
         let timesteps = self.timesteps(step, micro, shape[0]);
-        let noisy = (self.loss.schedule()).add_noise(x0.clone(), noise.clone(), &timesteps);
+        let noisy = (self.loss.schedule()).add_noise(x0.clone(), noise.mixed.clone(), &timesteps);
 
         let denoiser = self.denoiser.module();
         let conditioner = denoiser.conditioner.as_ref();
@@ -328,10 +369,19 @@ impl Stage2Trainer<'_> {
         let floats: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
         let floats = Tensor::<1>::from_floats(floats.as_slice(), &self.device);
         let output = denoiser.unet.forward(input, floats, condition.context);
-        let loss = (self.loss)
-            .forward(output, x0, noise.clone(), &timesteps)
-            .loss;
-        Ok(Forward { noise, loss })
+        let target = noise.target;
+        let loss = match &self.logvar {
+            Some(logvar) => {
+                let logvar = logvar.value();
+                (self.loss).forward_with_logvar(output, x0, target, &timesteps, logvar)
+            }
+            None => self.loss.forward(output, x0, target, &timesteps),
+        }
+        .loss;
+        Ok(Forward {
+            noise: noise.mixed,
+            loss,
+        })
     }
 
     /// What made step `step` fail, whose micro-batches were `batches`.

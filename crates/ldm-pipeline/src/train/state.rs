@@ -1,6 +1,9 @@
 //! What one optimiser trains, and its average.
 
-use burn::{module::Module, tensor::Device};
+use burn::{
+    module::{Module, ParamId},
+    tensor::{Device, Tensor},
+};
 use burn_store::{ModuleSnapshot, bridge};
 use rand_chacha::rand_core::Rng;
 
@@ -8,9 +11,9 @@ use super::{components::component_of, run_loop::finite};
 use crate::{
     checkpoint::{Checkpoint, CheckpointWriter},
     config::TrainingConfig,
-    ema::Ema,
+    ema::{Ema, EmaDecay},
     error::Error,
-    optim::{Adam, Gradients, Norms},
+    optim::{Adam, Gradients, Norms, SetRows},
     rng::{Stream, rng},
 };
 
@@ -24,9 +27,9 @@ pub(super) struct Trained<M> {
 
 impl<M: Module> Trained<M> {
     /// `module` before its first step. An autodiff device must hold it.
-    pub(super) fn new(module: M, training: &TrainingConfig, ema_decay: Option<f64>) -> Self {
+    pub(super) fn new(module: M, training: &TrainingConfig, ema: Option<EmaDecay>) -> Self {
         Self {
-            ema: ema_decay.map(|decay| Ema::new(&module, decay)),
+            ema: ema.map(|decay| Ema::new(&module, decay)),
             module: Some(module),
             optimizer: training.optimizer.init(),
         }
@@ -53,12 +56,11 @@ impl<M: Module> Trained<M> {
         self.optimizer =
             checkpoint.optimizer(&format!("{name}_optimizer"), training.optimizer, &module)?;
         let ema_name = format!("{name}_ema");
-        let ema_decay = training.ema_decay.unwrap_or_default();
-        self.ema = match self.ema {
-            Some(_) if checkpoint.contains(&ema_name) => {
-                Some(checkpoint.ema(&ema_name, &module, ema_decay)?)
+        self.ema = match &self.ema {
+            Some(ema) if checkpoint.contains(&ema_name) => {
+                Some(checkpoint.ema(&ema_name, &module, ema.decay())?)
             }
-            Some(_) => Some(Ema::new(&module, ema_decay)),
+            Some(ema) => Some(Ema::new(&module, ema.decay())),
             None => None,
         };
         self.module = Some(module);
@@ -116,6 +118,18 @@ impl<M: Module> Trained<M> {
         }
         self.module = Some(module);
         norms
+    }
+
+    /// Gives rows of the parameter `id`, a matrix, new values `[rows, columns]`: in the module and in its average, while the
+    /// optimiser forgets what it knew of them.
+    pub(super) fn replace_rows(&mut self, id: ParamId, rows: &[usize], values: Tensor<2>) {
+        let mut change = SetRows { id, rows, values };
+        self.module = self.module.take().map(|module| module.map(&mut change));
+        if let Some(ema) = &mut self.ema {
+            ema.map(&mut change);
+        }
+        self.optimizer
+            .forget_rows(id, rows, change.values.dims()[1]);
     }
 }
 

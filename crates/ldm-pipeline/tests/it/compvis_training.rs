@@ -18,7 +18,7 @@ use ldm_pipeline::{
     weights,
 };
 
-use crate::common::{Expected, fixture, json, norm};
+use crate::common::{Expected, assert_close, fixture, json, norm};
 
 const UNET: &str = "model.diffusion_model.";
 const EMBEDDING: &str = "cond_stage_model.embedding.weight";
@@ -115,7 +115,10 @@ fn losses_and_gradients_of_every_kind() {
         let noisy = objective
             .schedule()
             .add_noise(x0.clone(), noise.clone(), &timesteps);
-        let output = predict(&denoiser, noisy, &timesteps, &classes);
+        let output = predict(&denoiser, noisy.clone(), &timesteps, &classes);
+        for (name, found) in [("x_noisy", noisy), ("model_output", output.clone().inner())] {
+            assert_close(name, found, expected.get(name), 5e-5);
+        }
         let logvar = (run == "l2_eps_learn_logvar")
             .then(|| expected.get::<1>("logvar").autodiff().require_grad());
         let (x0, noise) = (x0.clone(), noise.clone());

@@ -8,7 +8,7 @@ use burn::{
 use ldm_pipeline::{
     autoencoder::{self, Stage1LossConfig, Stage1Objective},
     diffusion::{self, DiffusionLossConfig},
-    ema::Ema,
+    ema::{Ema, EmaDecay, EmaWarmup, EmaWarmupKind},
     model::{FirstStage, LatentDiffusion},
     optim::AdamConfig,
     weights,
@@ -43,7 +43,26 @@ fn adamw_and_averages() {
         weight_decay: json["weight_decay"].as_f64().unwrap(),
     }
     .init();
-    let mut averages = ["ema", "ema_warmup"].map(|name| (name, unet.valid()));
+    let mut averages = [
+        ("ema", EmaWarmupKind::Diffusers),
+        ("ema_warmup", EmaWarmupKind::Power),
+    ]
+    .map(|(name, kind)| {
+        let warmup = EmaWarmup {
+            kind,
+            ..EmaWarmup::default()
+        };
+        (
+            name,
+            Ema::new(
+                &unet,
+                EmaDecay {
+                    max: 0.9999,
+                    warmup,
+                },
+            ),
+        )
+    });
     for (step, wanted) in numbers(&json["losses"]).into_iter().enumerate() {
         let timesteps: Vec<usize> = numbers(&json["timesteps"][step])
             .into_iter()
@@ -65,13 +84,13 @@ fn adamw_and_averages() {
         let gradients = GradientsParams::from_grads(loss.backward(), &unet);
         unet = optimizer.step(json["lr"].as_f64().unwrap(), unet, gradients.into());
         for (name, average) in &mut averages {
-            // So late that the ramp of ours is above any decay.
+            average.update(&unet);
             let decay = numbers(&json["decays"][&*name])[step];
-            let mut moving = Ema::resume(average.clone(), decay, u64::MAX / 2);
-            moving.update(&unet);
-            *average = moving.module().clone();
+            let found = average.decay_at(average.updates());
+            assert!((found - decay).abs() < 1e-12, "{name}: {found} for {decay}");
         }
     }
+    let averages = averages.map(|(name, average)| (name, average.module().clone()));
     let modules = [("adamw", unet.valid())].into_iter().chain(averages);
     for (name, module) in modules {
         let tensors = weights::collect(&module, diffusion::weights::KEY_MAP_OUT, false).unwrap();

@@ -54,6 +54,12 @@ pub(in crate::model) fn write(files: &ModelFiles, path: &Path, half: bool) -> Re
         ));
     }
     let scheduler = &configs.scheduler;
+    if scheduler.rescale_betas_zero_snr {
+        return Err(Error::Inexpressible(
+            "CompVis' code has no schedule without signal at its end (`rescale_betas_zero_snr`)"
+                .into(),
+        ));
+    }
     let schedule = scheduler.noise_schedule()?;
     for (name, data) in schedule_buffers(&schedule) {
         tensors.insert(name, data);
