@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
-use ldm_pipeline::diffusion::SamplerKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ldm_pipeline::{
+    diffusion::SamplerKind,
+    plan::{ASSUMED_IMAGES, LEAST_STEPS, parse_bytes},
+};
 
 use crate::device::DeviceName;
 
@@ -33,6 +36,10 @@ pub(crate) enum Command {
     /// micro-batches of a step, so that a step has four times the images.
     #[command(subcommand)]
     Train(TrainCommand),
+    Plan(PlanArgs),
+    /// A short piece of a training run for `ldm plan`, in a folder that it prepared.
+    #[command(hide = true)]
+    PlanProbe(PlanProbeArgs),
     Sample(Box<SampleArgs>),
     Encode(EncodeArgs),
     Decode(DecodeArgs),
@@ -117,6 +124,76 @@ pub(crate) struct TrainArgs {
     pub(crate) overrides: Vec<String>,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
+}
+
+/// Measure a few steps and predict a training's memory, time and disk, before it starts.
+///
+/// Runs short pieces of the real training, with sheets and checkpoints, in processes of their own and in the system's folder for temporary
+/// files (TMPDIR). Proposes the largest micro-batch that fits, with the same number of images per step.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// Configuration of the run, a TOML file; configs/ has presets
+    #[arg(value_name = "CONFIG")]
+    pub(crate) config: PathBuf,
+    /// Folder of images, in place of the configuration's `data.path`; with neither, pictures are drawn
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Number of images to count with where there is no folder of them
+    #[arg(long, value_name = "N", default_value_t = ASSUMED_IMAGES as u64, allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(2..=1_000_000_000_000))]
+    pub(crate) images: u64,
+    /// Which stages to plan [default: all that the configuration has]
+    #[arg(long, value_enum)]
+    pub(crate) stage: Option<StageName>,
+    /// What the training may take, such as 16GiB [default: 90% of the memory that is free now]
+    #[arg(long, value_name = "AMOUNT", value_parser = parse_bytes, allow_negative_numbers = true)]
+    pub(crate) memory: Option<u64>,
+    /// Change a setting, for example `--set stage2.training.batch_size=8`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    pub(crate) overrides: Vec<String>,
+    /// Steps that are measured of each size of micro-batch; quick ones are measured more often
+    #[arg(long, value_name = "N", default_value_t = LEAST_STEPS, allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(LEAST_STEPS..=1000))]
+    pub(crate) probe_steps: u64,
+    /// Seconds after which a measurement ends with what it has; there are up to five for each stage
+    #[arg(long, value_name = "S", default_value_t = 300, allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) probe_seconds: u64,
+    /// Print the plan as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+}
+
+/// Stages by the names of `ldm train`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StageName {
+    /// Stage 1: the autoencoder
+    Vae,
+    /// Stage 2: the diffusion model
+    Diffusion,
+    /// Both
+    All,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanProbeArgs {
+    /// The prepared folder
+    pub(crate) dir: PathBuf,
+    /// What to do in it
+    #[arg(long, value_enum)]
+    pub(crate) task: TaskName,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+}
+
+/// What a probe is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TaskName {
+    /// Draw an autoencoder
+    FirstStage,
+    /// Train stage 1
+    Vae,
+    /// Train stage 2
+    Diffusion,
 }
 
 /// Passes on what looks like a setting; whether there is one of that name is for the configuration to say.

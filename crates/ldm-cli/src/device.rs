@@ -134,6 +134,11 @@ impl DeviceName {
         let built_with = built.map(|backend| backend.name.to_owned()).collect();
         Hardware::detect(self.to_string(), built_with)
     }
+
+    /// Whether its memory is the process'.
+    pub(crate) fn is_host(&self) -> bool {
+        ["flex", "tch"].contains(&self.backend.name)
+    }
 }
 
 impl FromStr for DeviceName {

@@ -6,6 +6,8 @@ mod decode;
 mod devices;
 mod encode;
 mod info;
+mod plan;
+mod plan_probe;
 mod quickstart;
 mod reconstruct;
 mod report;
@@ -24,6 +26,8 @@ pub(crate) fn run(command: Command) -> Result<(), Error> {
         Command::Train(TrainCommand::Vae(args)) => train::run(args, train::VAE),
         Command::Train(TrainCommand::Diffusion(args)) => train::run(args, train::DIFFUSION),
         Command::Train(TrainCommand::All(args)) => train::run(args, train::ALL),
+        Command::Plan(args) => plan::run(args),
+        Command::PlanProbe(args) => plan_probe::run(&args),
         Command::Sample(args) => sample::run(&args),
         Command::Encode(args) => encode::run(args),
         Command::Decode(args) => decode::run(args),
