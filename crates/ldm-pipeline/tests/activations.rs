@@ -54,12 +54,16 @@ fn list(module: &impl Module, gradients: &GradientsParams) -> Vec<Option<Vec<f32
 }
 
 /// The same parameters have gradients, and each gradient differs by at most 1e-5 of its own norm: those of a tensor that many
-/// blocks use, such as the timestep's embedding, are added in another order.
+/// blocks use, such as the timestep's embedding, are added in another order. What is 0 but for rounding, as the gradient of a bias before
+/// a norm, may differ by 1e-8 of the largest.
 #[track_caller]
 fn assert_close(kept: &[Option<Vec<f32>>], recomputed: &[Option<Vec<f32>>]) {
     assert_eq!(kept.len(), recomputed.len());
     let norm =
         |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let largest = (kept.iter().flatten())
+        .map(|gradient| norm(&mut gradient.iter().copied()))
+        .fold(0.0, f64::max);
     for (index, (kept, recomputed)) in kept.iter().zip(recomputed).enumerate() {
         assert_eq!(kept.is_some(), recomputed.is_some(), "parameter {index}");
         let (Some(kept), Some(recomputed)) = (kept, recomputed) else {
@@ -67,7 +71,10 @@ fn assert_close(kept: &[Option<Vec<f32>>], recomputed: &[Option<Vec<f32>>]) {
         };
         let size = norm(&mut kept.iter().copied());
         let error = norm(&mut kept.iter().zip(recomputed).map(|(a, b)| a - b));
-        assert!(error <= 1e-5 * size, "parameter {index}: {error} of {size}");
+        assert!(
+            error <= 1e-5 * size + 1e-8 * largest,
+            "parameter {index}: {error} of {size}"
+        );
     }
 }
 

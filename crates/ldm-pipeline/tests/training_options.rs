@@ -146,7 +146,8 @@ fn figures(run: &RunDir, stage: Stage) -> Vec<BTreeMap<String, f64>> {
     let records = read_metrics(&run.metrics(stage)).unwrap();
     let timeless = |values: BTreeMap<String, f64>| {
         let kept = values.into_iter();
-        kept.filter(|(name, _)| !name.contains("second")).collect()
+        kept.filter(|(name, _)| !name.contains("second") && *name != "memory_mib")
+            .collect()
     };
     (records.into_iter())
         .map(|record| timeless(record.values.into_iter().collect()))

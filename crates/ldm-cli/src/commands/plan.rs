@@ -197,8 +197,7 @@ impl Process {
 
     /// How it ended by itself.
     fn finish(&mut self) -> Result<Option<ProbeEnd>, Error> {
-        let failed =
-            |what: String| Err(Error::Request(format!("a measurement failed: {what}")));
+        let failed = |what: String| Err(Error::Request(format!("a measurement failed: {what}")));
         let status = match self.child.wait() {
             Ok(status) => status,
             Err(error) => return failed(error.to_string()),

@@ -177,8 +177,8 @@ fn all_stop_if_one_does_and_all_know_of_a_number_that_is_none() {
     assert_eq!(
         messages,
         [
-            "the loss of another process is inf at step 3",
-            "the loss is inf at step 3"
+            "the loss of another process is inf at step 3: each of its parts is finite here",
+            "the loss is inf at step 3: each of its parts is finite here"
         ]
     );
 }

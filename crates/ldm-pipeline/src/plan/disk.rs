@@ -144,9 +144,8 @@ mod tests {
             log_per_step: 1,
             model: 300,
         };
-        let training = training(
-            "steps = 100\nkeep_checkpoints = 3\ncheckpoint_every = 10\nsample_every = 30",
-        );
+        let training =
+            training("steps = 100\nkeep_checkpoints = 3\ncheckpoint_every = 10\nsample_every = 30");
         let disk = Disk::new(sizes, &training, 50_000);
         assert_eq!(disk.checkpoints, 4 * 1000);
         assert_eq!(disk.sheets, 2 * 10 * 4, "after 30, 60, 90 and 100 steps");
@@ -162,7 +161,10 @@ mod tests {
         };
         let training = training("steps = 100\nkeep_checkpoints = 5\ncheckpoint_every = 60");
         assert_eq!(Disk::new(sizes, &training, 0).checkpoints, 2000);
-        assert_eq!([times(1, 1000), times(1000, 1000), times(1001, 1000)], [1, 1, 2]);
+        assert_eq!(
+            [times(1, 1000), times(1000, 1000), times(1001, 1000)],
+            [1, 1, 2]
+        );
     }
 
     #[test]

@@ -68,7 +68,17 @@ mod tests {
         assert_eq!(parse_bytes(" 1.5 g "), Ok(3 << 29));
         assert_eq!(parse_bytes("500MB"), Ok(500_000_000));
         assert_eq!(parse_bytes("4096"), Ok(4096));
-        for wrong in ["", "lots", "-1G", "0", "1..5G", "16 gallons", "GiB", "nan", "9e9"] {
+        for wrong in [
+            "",
+            "lots",
+            "-1G",
+            "0",
+            "1..5G",
+            "16 gallons",
+            "GiB",
+            "nan",
+            "9e9",
+        ] {
             assert!(parse_bytes(wrong).is_err(), "{wrong}");
         }
     }
@@ -79,7 +89,10 @@ mod tests {
         let before = peak_memory(None).unwrap();
         let block = vec![1_u8; 64 << 20];
         let after = peak_memory(Some(std::process::id())).unwrap();
-        assert!(after >= before && after > block.len() as u64, "{before} {after}");
+        assert!(
+            after >= before && after > block.len() as u64,
+            "{before} {after}"
+        );
         assert!(available_memory().unwrap() > 0);
         assert_eq!(peak_memory(Some(u32::MAX)), None);
     }

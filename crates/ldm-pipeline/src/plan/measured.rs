@@ -76,10 +76,13 @@ impl Measured {
         let (before, after) = readings.split_at(start);
         let encoded_before = !before.is_empty();
         let checkpoint = gap(&steps, probe.checkpoint_step() + 1);
-        let (encode, first_part) = encoding(&probe, match encoded_before {
-            true => before,
-            false => after,
-        });
+        let (encode, first_part) = encoding(
+            &probe,
+            match encoded_before {
+                true => before,
+                false => after,
+            },
+        );
         let sizes = readings.iter().find_map(|reading| match reading.happening {
             Happening::Finished { sizes } => Some(sizes),
             _ => None,
@@ -226,7 +229,11 @@ pub(super) mod tests {
             clock += seconds;
             let sheet = step == probe.steps || step.is_multiple_of(probe.preview_step());
             clock += if sheet { 7.0 } else { 0.0 };
-            let peak = if step >= probe.preview_step() { 300 } else { 200 };
+            let peak = if step >= probe.preview_step() {
+                300
+            } else {
+                200
+            };
             list.push(reading(clock, peak, Happening::Step { step, seconds }));
             let checkpoint = step == probe.steps || step.is_multiple_of(probe.checkpoint_step());
             clock += if checkpoint { 3.0 } else { 0.0 };
@@ -253,7 +260,10 @@ pub(super) mod tests {
             };
             let measured = Measured::of(probe, &run).unwrap();
             assert_eq!(measured.steps, steps as usize);
-            assert_eq!([measured.step, measured.micro_step(), measured.setup], [2.0, 1.0, 10.0]);
+            assert_eq!(
+                [measured.step, measured.micro_step(), measured.setup],
+                [2.0, 1.0, 10.0]
+            );
             assert_eq!(measured.preview, Some(7.0), "{steps}");
             assert_eq!(measured.checkpoint, Some(3.0), "{steps}");
             assert_eq!(measured.encode, Some(0.5));

@@ -20,8 +20,8 @@ pub use disk::{Disk, Sizes};
 pub use fit::{Line, Proposal, propose};
 pub use host::{available_memory, parse_bytes, peak_memory};
 pub use measured::{Measured, Peaks};
-pub use stand_in::Images;
 pub use probe::{Happening, Probe, ProbeEnd, ProbeRun, ProbeTask, Reading, run_probe};
+pub use stand_in::Images;
 
 use crate::{
     config::RunConfig,

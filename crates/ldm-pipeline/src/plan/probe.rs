@@ -1,10 +1,6 @@
 //! A short piece of a training run, in a process of its own.
 
-use std::{
-    ops::ControlFlow,
-    path::Path,
-    time::Instant,
-};
+use std::{ops::ControlFlow, path::Path, time::Instant};
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};

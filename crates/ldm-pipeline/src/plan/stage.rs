@@ -348,8 +348,14 @@ impl Survey<'_> {
                 })?;
                 let step = self.micro_step(size) * accumulation as f64;
                 let quick = (QUICK / step) as u64;
-                let steps = quick.clamp(self.options.probe_steps, MOST_STEPS.max(self.options.probe_steps));
-                Some(self.facts.probe(size, accumulation, steps, self.sampler_steps()))
+                let steps = quick.clamp(
+                    self.options.probe_steps,
+                    MOST_STEPS.max(self.options.probe_steps),
+                );
+                Some(
+                    self.facts
+                        .probe(size, accumulation, steps, self.sampler_steps()),
+                )
             })
     }
 
@@ -371,9 +377,8 @@ impl Survey<'_> {
         };
         let steps = self.options.probe_steps as f64 * self.micro_step(size) * accumulation as f64;
         let encoding = 2.0 * size as f64 * last.encode.unwrap_or(0.0);
-        let others = last.setup
-            + 2.0 * last.preview.unwrap_or(0.0)
-            + 2.0 * last.checkpoint.unwrap_or(0.0);
+        let others =
+            last.setup + 2.0 * last.preview.unwrap_or(0.0) + 2.0 * last.checkpoint.unwrap_or(0.0);
         steps + encoding + others <= self.options.probe_seconds
     }
 
@@ -492,7 +497,9 @@ impl Survey<'_> {
         let (before, after, mean) = self.step(size, accumulation);
         let peak = self.peak(size, accumulation);
         let disk = Disk::new(self.sizes(), training, facts.latents());
-        let fits = peak.zip(self.options.memory).map(|(peak, memory)| peak <= memory);
+        let fits = peak
+            .zip(self.options.memory)
+            .map(|(peak, memory)| peak <= memory);
         let proposal = self.options.memory.and_then(|memory| self.propose(memory));
         StagePlan {
             stage: facts.stage.to_string(),
@@ -662,14 +669,20 @@ impl Survey<'_> {
                 "micro-batch {size} was not run: its figures are extrapolated from micro-batches of up to {largest}"
             ));
         }
-        let accumulated = exact.or(self.measured.last()).map(|made| made.probe.accumulation);
+        let accumulated = exact
+            .or(self.measured.last())
+            .map(|made| made.probe.accumulation);
         if let Some(accumulated) = accumulated.filter(|&n| n < training.accumulation) {
             notes.push(format!(
                 "{accumulated} of {} micro-batches per step were run: the optimiser's time counts too often",
                 training.accumulation
             ));
         }
-        if self.measured.iter().any(|made| made.end == ProbeEnd::TimeUp) {
+        if self
+            .measured
+            .iter()
+            .any(|made| made.end == ProbeEnd::TimeUp)
+        {
             notes.push(format!(
                 "a probe reached its limit of {} (--probe-seconds)",
                 duration(self.options.probe_seconds)

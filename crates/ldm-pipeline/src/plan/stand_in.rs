@@ -95,7 +95,10 @@ pub(super) fn make_data(
         }
         let (training, held_out) = ImageFolder::scan(root)?.split(share);
         let parts = [(training, images.training), (held_out, images.held_out)];
-        if parts.iter().all(|(part, count)| part.entries().len() >= *count) {
+        if parts
+            .iter()
+            .all(|(part, count)| part.entries().len() >= *count)
+        {
             let take = |(part, count): &(ImageFolder, usize)| part.entries()[..*count].to_vec();
             break parts.iter().flat_map(take).collect::<Vec<ImageEntry>>();
         }
@@ -275,7 +278,10 @@ mod tests {
             let path = dir.path().join("pictures").join(&name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             RgbImage::new(8, 8 + number as u32).save(path).unwrap();
-            metadata += &format!("{}\n", json!({"file_name": name, "text": format!("no. {number}")}));
+            metadata += &format!(
+                "{}\n",
+                json!({"file_name": name, "text": format!("no. {number}")})
+            );
         }
         fs::write(dir.path().join("pictures/metadata.jsonl"), metadata).unwrap();
         let mut config = config(&[]);

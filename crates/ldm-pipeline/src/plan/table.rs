@@ -109,10 +109,7 @@ fn row(f: &mut Formatter<'_>, name: &str, value: String, details: &str) -> fmt::
 }
 
 /// Parts with a share, largest first as given.
-fn list<T: Copy + PartialEq + Default>(
-    parts: &[(&str, T)],
-    show: impl Fn(T) -> String,
-) -> String {
+fn list<T: Copy + PartialEq + Default>(parts: &[(&str, T)], show: impl Fn(T) -> String) -> String {
     let parts = parts.iter().filter(|(_, value)| *value != T::default());
     let parts: Vec<String> = parts
         .map(|(name, value)| format!("{name} {}", show(*value)))
@@ -157,7 +154,14 @@ mod tests {
         let sizes = [0, 1023, 1536, 445 << 20, (3 << 30) / 2].map(bytes);
         assert_eq!(sizes, ["0 B", "1023 B", "1.50 KiB", "445 MiB", "1.50 GiB"]);
         let times = [0.0123, 1.5, 99.0, 185.0, 7500.0, 200_000.0].map(duration);
-        let expected = ["12.3 ms", "1.50 s", "99.00 s", "3 min 5 s", "2 h 5 min", "2 d 7 h"];
+        let expected = [
+            "12.3 ms",
+            "1.50 s",
+            "99.00 s",
+            "3 min 5 s",
+            "2 h 5 min",
+            "2 d 7 h",
+        ];
         assert_eq!(times, expected);
     }
 }

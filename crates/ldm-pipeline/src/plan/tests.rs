@@ -97,7 +97,10 @@ impl Machine {
 
 fn config(changes: &[&str]) -> RunConfig {
     let text = include_str!("../../../../configs/quickstart.toml");
-    let mut all = vec!["stage1.loss.perceptual_weight=0".to_owned(), "data.cache_mib=0".into()];
+    let mut all = vec![
+        "stage1.loss.perceptual_weight=0".to_owned(),
+        "data.cache_mib=0".into(),
+    ];
     all.extend(changes.iter().map(|&change| change.to_owned()));
     RunConfig::parse(text, "preset", &all).unwrap()
 }
@@ -125,7 +128,10 @@ fn plan(
 }
 
 fn near(value: f64, expected: f64) {
-    assert!((value / expected - 1.0).abs() < 1e-3, "{value} is not {expected}");
+    assert!(
+        (value / expected - 1.0).abs() < 1e-3,
+        "{value} is not {expected}"
+    );
 }
 
 #[test]
@@ -157,7 +163,10 @@ fn no_probe_is_made_that_would_take_too_much_memory() {
         };
         let plan = plan(&config, Stage::Diffusion, &options, &mut machine).unwrap();
         for probe in &machine.made {
-            assert!(machine.peak(probe.batch_size) <= limit * MIB, "{limit}: {probe:?}");
+            assert!(
+                machine.peak(probe.batch_size) <= limit * MIB,
+                "{limit}: {probe:?}"
+            );
         }
         let peak = plan.peak_memory.unwrap();
         near(peak as f64, machine.peak(24) as f64);
@@ -166,13 +175,29 @@ fn no_probe_is_made_that_would_take_too_much_memory() {
 
         let proposal = plan.proposal.unwrap();
         assert_eq!(proposal.batch_size * proposal.accumulation, 24);
-        let accumulated = if proposal.accumulation > 1 { 4 * plan.parameters as u64 } else { 0 };
+        let accumulated = if proposal.accumulation > 1 {
+            4 * plan.parameters as u64
+        } else {
+            0
+        };
         let taken = |size| machine.peak(size).max(machine.sheet) + accumulated;
-        near(proposal.peak_memory as f64, taken(proposal.batch_size) as f64);
-        let next = [1, 2, 3, 4, 6, 8, 12, 24].into_iter().find(|&size| size > proposal.batch_size);
-        assert!(next.is_none_or(|size| taken(size) > limit * MIB - accumulated / 100), "{limit}");
+        near(
+            proposal.peak_memory as f64,
+            taken(proposal.batch_size) as f64,
+        );
+        let next = [1, 2, 3, 4, 6, 8, 12, 24]
+            .into_iter()
+            .find(|&size| size > proposal.batch_size);
+        assert!(
+            next.is_none_or(|size| taken(size) > limit * MIB - accumulated / 100),
+            "{limit}"
+        );
         let batch = proposal.batch_size;
-        assert!(proposal.options.contains(&format!("stage2.training.batch_size={batch} ")));
+        assert!(
+            proposal
+                .options
+                .contains(&format!("stage2.training.batch_size={batch} "))
+        );
     }
 }
 
@@ -186,13 +211,23 @@ fn too_little_memory_for_one_image_is_said() {
     };
     let plan = plan(&config, Stage::Diffusion, &options, &mut Machine::new()).unwrap();
     assert_eq!((plan.fits, &plan.proposal), (Some(false), &None));
-    let note = plan.notes.iter().find(|note| note.contains("not even")).unwrap();
-    assert!(note.contains("too much") && note.contains("data.resolution"), "{note}");
+    let note = plan
+        .notes
+        .iter()
+        .find(|note| note.contains("not even"))
+        .unwrap();
+    assert!(
+        note.contains("too much") && note.contains("data.resolution"),
+        "{note}"
+    );
 
     let mut small = Machine::new();
     small.limit = 300 * MIB;
     let error = super::tests::plan(&config, Stage::Diffusion, &options, &mut small).unwrap_err();
-    assert!(error.to_string().contains("more memory than there is"), "{error}");
+    assert!(
+        error.to_string().contains("more memory than there is"),
+        "{error}"
+    );
     let options = Options {
         available: Some(MIB),
         ..options
@@ -211,15 +246,30 @@ fn the_adversarial_part_counts_by_its_share() {
     near(kinds.before, 16.5 / 2.0);
     assert_eq!(kinds.share, 0.25);
     near(plan.step_seconds, 0.25 * 16.5 + 0.75 * 16.5 / 2.0);
-    assert_eq!(machine.made.iter().filter(|probe| !probe.adversarial).count(), 1);
+    assert_eq!(
+        machine
+            .made
+            .iter()
+            .filter(|probe| !probe.adversarial)
+            .count(),
+        1
+    );
 
     for (start, adversarial) in [("0", true), ("1000", false)] {
         let mut machine = Machine::new();
         let start = format!("stage1.loss.disc_start={start}");
         let config = super::tests::config(&["stage1.training.steps=1000", &start]);
         let plan = super::tests::plan(&config, Stage::Vae, &options(), &mut machine).unwrap();
-        assert!(machine.made.iter().all(|probe| probe.adversarial == adversarial));
-        near(plan.step_seconds, if adversarial { 16.5 } else { 16.5 / 2.0 });
+        assert!(
+            machine
+                .made
+                .iter()
+                .all(|probe| probe.adversarial == adversarial)
+        );
+        near(
+            plan.step_seconds,
+            if adversarial { 16.5 } else { 16.5 / 2.0 },
+        );
     }
 }
 
@@ -238,7 +288,11 @@ fn accumulation_is_measured_in_part_where_time_is_short() {
     let plan = plan(&config, Stage::Diffusion, &options, &mut machine).unwrap();
     near(plan.step_seconds, 450.0);
     assert!(machine.made.iter().all(|probe| probe.accumulation == 2));
-    assert!(plan.notes.iter().any(|note| note.contains("2 of 100")), "{:?}", plan.notes);
+    assert!(
+        plan.notes.iter().any(|note| note.contains("2 of 100")),
+        "{:?}",
+        plan.notes
+    );
 }
 
 #[test]
@@ -253,7 +307,11 @@ fn a_limit_of_time_is_kept_and_said() {
     let plan = super::tests::plan(&config, Stage::Diffusion, &options, &mut machine).unwrap();
     near(plan.step_seconds, 32.5);
     assert!(machine.made.iter().all(|probe| probe.batch_size < 32));
-    assert!(plan.notes.iter().any(|note| note.contains("extrapolated")), "{:?}", plan.notes);
+    assert!(
+        plan.notes.iter().any(|note| note.contains("extrapolated")),
+        "{:?}",
+        plan.notes
+    );
 
     machine.seconds = 1.0;
     let error = super::tests::plan(&config, Stage::Diffusion, &options, &mut machine).unwrap_err();

@@ -81,7 +81,7 @@ impl fmt::Display for Culprit {
             Self::Gradient(path) => {
                 write!(f, "first produced by the backward pass at `{path}`")
             }
-            Self::Unknown => write!(f, "each of its parts is finite"),
+            Self::Unknown => write!(f, "each of its parts is finite here"),
         }
     }
 }

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use image::{Rgb, RgbImage};
 use ldm_pipeline::{
     Error,
-    config::RunConfig,
+    config::{NonFiniteAction, RunConfig},
     metrics::read_metrics,
     run::RunDir,
     train::{Culprit, Event, Stage, train_diffusion, train_vae},
@@ -91,6 +91,10 @@ fn run(settings: &[&str]) -> (tempfile::TempDir, RunConfig, RunDir) {
     let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
     let mut config = RunConfig::parse(CONFIG, "the test's configuration", &settings).unwrap();
     config.data.path = Some(data);
+    config.stage1.training.non_finite.action = NonFiniteAction::Stop;
+    if let Some(stage2) = &mut config.stage2 {
+        stage2.training.non_finite.action = NonFiniteAction::Stop;
+    }
     let stages = [Stage::Vae, Stage::Diffusion];
     let run = RunDir::open(&dir.path().join("run"), &config, &stages, false).unwrap();
     (dir, config, run)
