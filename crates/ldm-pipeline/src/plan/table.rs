@@ -139,8 +139,8 @@ pub(super) fn duration(seconds: f64) -> String {
     match whole {
         _ if seconds < 1.0 => format!("{:.1} ms", 1000.0 * seconds),
         _ if seconds < 100.0 => format!("{seconds:.2} s"),
-        ..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        ..86_400 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+        0..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        3600..86_400 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
         _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
     }
 }

@@ -1,5 +1,7 @@
 //! Plans of a machine that does exactly what the arithmetic assumes.
 
+use std::collections::BTreeSet;
+
 use super::{probe::Probe, *};
 
 const MIB: u64 = 1 << 20;
@@ -154,6 +156,7 @@ fn the_configured_micro_batch_is_run_where_it_can_be() {
 #[test]
 fn no_probe_is_made_that_would_take_too_much_memory() {
     let config = config(&["data.crop=random", "stage2.training.batch_size=24"]);
+    let mut fitted = 0;
     for limit in [750, 800, 900, 1100, 1500] {
         let mut machine = Machine::new();
         let options = Options {
@@ -169,12 +172,19 @@ fn no_probe_is_made_that_would_take_too_much_memory() {
             );
         }
         let peak = plan.peak_memory.unwrap();
+        let sizes: BTreeSet<usize> = machine.made.iter().map(|probe| probe.batch_size).collect();
+        if sizes.len() == 1 {
+            // No second size was safe to try: what one image takes is then thought to be all that grows.
+            assert!(peak >= machine.peak(24) && !plan.fits.unwrap(), "{limit}");
+            continue;
+        }
+        let proposal = plan.proposal.unwrap();
+        assert_eq!(proposal.batch_size * proposal.accumulation, 24);
+        fitted += 1;
         near(peak as f64, machine.peak(24) as f64);
         near(plan.step_seconds, 24.5);
         assert_eq!(plan.fits, Some(machine.peak(24) <= limit * MIB), "{limit}");
 
-        let proposal = plan.proposal.unwrap();
-        assert_eq!(proposal.batch_size * proposal.accumulation, 24);
         let accumulated = if proposal.accumulation > 1 {
             4 * plan.parameters as u64
         } else {
@@ -199,6 +209,7 @@ fn no_probe_is_made_that_would_take_too_much_memory() {
                 .contains(&format!("stage2.training.batch_size={batch} "))
         );
     }
+    assert!(fitted >= 2, "{fitted}");
 }
 
 #[test]

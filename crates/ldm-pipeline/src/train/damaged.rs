@@ -7,6 +7,8 @@ use std::{
     path::PathBuf,
 };
 
+use rayon::prelude::*;
+
 use super::{Event, Observer};
 use crate::{
     data::{DataError, Dataset, ImageDataset, SkippedSample},
@@ -75,19 +77,17 @@ impl DamageReport {
         strict: bool,
         observer: &mut Observer,
     ) -> Result<(), DataError> {
-        let mut skipped = Vec::new();
-        for index in 0..count.min(set.len()) {
-            match set.get(index, 0) {
-                Ok(_) => {}
-                Err(error @ DataError::Vanished { .. }) => return Err(error),
-                Err(error) if strict => {
-                    return Err(DataError::Strict {
-                        source: Box::new(error),
-                    });
-                }
-                Err(error) => skipped.push(SkippedSample { index, error }),
-            }
-        }
+        let skipped: Vec<SkippedSample> = (0..count.min(set.len()))
+            .into_par_iter()
+            .filter_map(|index| match set.get(index, 0) {
+                Ok(_) => None,
+                Err(error @ DataError::Vanished { .. }) => Some(Err(error)),
+                Err(error) if strict => Some(Err(DataError::Strict {
+                    source: Box::new(error),
+                })),
+                Err(error) => Some(Ok(SkippedSample { index, error })),
+            })
+            .collect::<Result<_, _>>()?;
         self.name(set, skipped, observer);
         Ok(())
     }

@@ -290,12 +290,12 @@ impl FirstStageCache<'_> {
         let mut ended = None;
         let written = atomic::write_file_with(file, |out| {
             write_header(out, &key, shape)?;
-            encode_all(self.set, self.frozen, self.batch, shape, out, observer).or_else(|end| {
+            encode_all(self.set, self.frozen, self.batch, shape, out, observer).map_err(|end| {
                 match end {
-                    Ended::Write(error) => Err(error),
+                    Ended::Write(error) => error,
                     Ended::Other(reason) => {
                         ended = Some(reason);
-                        Err(io::Error::other("the encoding ended early"))
+                        io::Error::other("the encoding ended early")
                     }
                 }
             })

@@ -70,10 +70,10 @@ mod tests {
         assert_eq!(target, mixed);
         for (item, number) in [4, 5].into_iter().enumerate() {
             let offsets = normal(9, Stream::OffsetNoise, 7, number, 3);
-            for channel in 0..3 {
+            for (channel, offset) in offsets.into_iter().enumerate() {
                 for pixel in 0..4 {
                     let at = 12 * item + 4 * channel + pixel;
-                    let expected = f64::from(plain[at]) + 0.1 * f64::from(offsets[channel]);
+                    let expected = f64::from(plain[at]) + 0.1 * f64::from(offset);
                     assert!((f64::from(target[at]) - expected).abs() < 1e-6);
                 }
             }

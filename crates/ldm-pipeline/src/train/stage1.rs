@@ -48,6 +48,8 @@ use crate::{
 
 /// Images in a sheet of reconstructions.
 const PREVIEW_IMAGES: usize = 16;
+/// Held-out images that are looked at before the training, so that damaged ones are named.
+const CHECKED_IMAGES: usize = 1024;
 /// Parts of a run whose weights are drawn separately.
 const VAE_INIT: u64 = 1;
 const DISCRIMINATOR_INIT: u64 = 2;
@@ -119,7 +121,7 @@ fn train<M: Autoencoder + Into<FirstStage>>(
     let mut damaged = DamageReport::open(run, observer);
     damaged.check(
         &validation_set,
-        VALIDATION_IMAGES,
+        CHECKED_IMAGES,
         config.data.strict,
         observer,
     )?;
