@@ -161,15 +161,15 @@ fn check_generator(run: &Run, lpips: &Lpips, expected: &Expected, report: &mut R
         kl_weight: run.kl_weight,
         ..Stage1LossConfig::default()
     };
-    let step = Stage1Objective::new(config, Some(lpips.clone()))
-        .expect("the configuration is valid")
-        .generator(
-            &model,
-            Some(&discriminator(&device)),
-            expected.tensor("image"),
-            expected.tensor("noise"),
-            run.step,
-        );
+    let objective = Stage1Objective::new(config, Some(lpips.clone()));
+    let objective = objective.expect("the configuration is valid");
+    let step = objective.generator(
+        &model,
+        Some(&discriminator(&device)),
+        expected.tensor("image"),
+        expected.tensor("noise"),
+        run.step,
+    );
     let terms = step.terms;
     let distances = values(expected.tensor::<1>(&format!("{}.p_loss", run.name)));
     report.scalar(
@@ -200,7 +200,18 @@ fn check_generator(run: &Run, lpips: &Lpips, expected: &Expected, report: &mut R
             report.gradient(&name, found, expected.tensor(&name));
         }
     }
-    check_norms(run.name, &gradient_norms(&model, &step.grads), report);
+    let mut norms = gradient_norms(&model, &step.grads);
+    let learnt = objective.generator_with_logvar(
+        &model,
+        Some(&discriminator(&device)),
+        expected.tensor("image"),
+        expected.tensor("noise"),
+        run.step,
+        Tensor::from_floats([run.logvar as f32], &Device::flex()),
+    );
+    let gradient = learnt.logvar_grad.expect("the log-variance is a variable");
+    norms.insert("loss.logvar".to_owned(), scalar(gradient).abs());
+    check_norms(run.name, &norms, report);
 }
 
 /// The worst of all parameters' gradient norms, as a part of `5e-3 |b| + 1e-4 largest`.
