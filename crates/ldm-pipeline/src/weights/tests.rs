@@ -153,7 +153,8 @@ fn half_precision_files_are_half_as_large_and_load_as_f32() {
         .iter()
         .zip(values(&before.conv.weight))
     {
-        assert!((a - b).abs() <= b.abs() * 1e-3, "{a} {b}");
+        // Below 2^-14 a half has a fixed step of 2^-24 in place of ten bits.
+        assert!((a - b).abs() <= b.abs() * 1e-3 + 2f32.powi(-25), "{a} {b}");
     }
 }
 
