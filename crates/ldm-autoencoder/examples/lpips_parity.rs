@@ -207,7 +207,7 @@ fn check_generator(run: &Run, lpips: &Lpips, expected: &Expected, report: &mut R
         expected.tensor("image"),
         expected.tensor("noise"),
         run.step,
-        Tensor::from_floats([run.logvar as f32], &Device::flex()),
+        Some(Tensor::from_floats([run.logvar as f32], &Device::flex())),
     );
     let gradient = learnt.logvar_grad.expect("the log-variance is a variable");
     norms.insert("loss.logvar".to_owned(), scalar(gradient).abs());

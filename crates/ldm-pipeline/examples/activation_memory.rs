@@ -16,7 +16,7 @@ use ldm_diffusion::{
     unet::{DownBlockType, PerLevel, UpBlockType},
 };
 use ldm_nn::Activations;
-use ldm_pipeline::{config::NoiseConfig, optim::AdamConfig};
+use ldm_pipeline::{config::NoiseConfig, memory::peak_memory, optim::AdamConfig};
 
 const STEPS: usize = 3;
 
@@ -78,15 +78,8 @@ fn main() {
         unet = optimizer.step(1e-4, unet, gradients.into());
         let seconds = began.elapsed().as_secs_f64();
         println!(
-            "step {step}: loss {value:.6}, {seconds:.2} s, peak {}",
-            peak_memory()
+            "step {step}: loss {value:.6}, {seconds:.2} s, peak {} MiB",
+            peak_memory(None).unwrap_or_default() >> 20
         );
     }
-}
-
-/// The largest resident size so far, as Linux reports it.
-fn peak_memory() -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.map_or("unknown".into(), |line| line.trim().into())
 }

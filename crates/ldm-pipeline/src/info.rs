@@ -230,7 +230,7 @@ fn line(text: &mut String, name: &str, parameters: usize, what: &str) {
 }
 
 /// Digits in groups of three.
-pub(crate) fn grouped(number: usize) -> String {
+pub(crate) fn grouped(number: impl ToString) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

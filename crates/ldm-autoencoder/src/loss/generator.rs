@@ -100,27 +100,15 @@ impl Stage1Objective {
         noise: Tensor<4>,
         step: u64,
     ) -> GeneratorStep {
-        self.generator_at(model, discriminator, images, noise, step, None)
+        self.generator_with_logvar(model, discriminator, images, noise, step, None)
     }
 
-    /// As [`generator`](Self::generator), with `logvar` `[1]` for the log-variance, a parameter that is trained along: its gradient is
-    /// in [`GeneratorStep::logvar_grad`]. The configuration's `logvar` is its first value and has no part here.
+    /// As [`generator`](Self::generator), with `logvar` `[1]`, if given, for the log-variance, a parameter that is trained along: its
+    /// gradient is in [`GeneratorStep::logvar_grad`]. The configuration's `logvar` is its first value and then has no part here.
     ///
     /// # Panics
     /// If `model` is not on an autodiff device.
     pub fn generator_with_logvar<M: Autoencoder>(
-        &self,
-        model: &M,
-        discriminator: Option<&PatchDiscriminator>,
-        images: Tensor<4>,
-        noise: Tensor<4>,
-        step: u64,
-        logvar: Tensor<1>,
-    ) -> GeneratorStep {
-        self.generator_at(model, discriminator, images, noise, step, Some(logvar))
-    }
-
-    fn generator_at<M: Autoencoder>(
         &self,
         model: &M,
         discriminator: Option<&PatchDiscriminator>,

@@ -205,7 +205,7 @@ fn the_log_variances_gradient_is_the_references() {
                 expected.tensor("image"),
                 expected.tensor("noise"),
                 at,
-                Tensor::from_floats([logvar as f32], &Device::flex()),
+                Some(Tensor::from_floats([logvar as f32], &Device::flex())),
             );
         // The perceptual distance counts once for each of an image's elements.
         let distances = expected.tensor::<1>(&format!("{run}.p_loss"));

@@ -30,7 +30,7 @@ fn step<M: Autoencoder>(
             images,
             noise(),
             0,
-            variable(at),
+            Some(variable(at)),
         )
     } else {
         let config = Stage1LossConfig {
@@ -110,7 +110,8 @@ fn nothing_else_gets_its_gradient() {
         disc_weight: 0.0,
         ..everything()
     };
-    let step = objective(config).generator_with_logvar(&model, None, images, noise, 0, logvar);
+    let step =
+        objective(config).generator_with_logvar(&model, None, images, noise, 0, Some(logvar));
     assert_eq!(step.logvar_grad.unwrap().dims(), [1]);
     assert!(step.codebook.is_none());
 }

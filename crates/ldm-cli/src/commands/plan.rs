@@ -11,10 +11,8 @@ use ldm_pipeline::{
     Error,
     atomic::PartialDir,
     config::RunConfig,
-    plan::{
-        Happening, Options, Probe, ProbeEnd, ProbeRun, Reading, available_memory, make_plan,
-        peak_memory,
-    },
+    memory::{available_memory, peak_memory},
+    plan::{Happening, Options, Probe, ProbeEnd, ProbeRun, Reading, make_plan},
     train::Stage,
 };
 

@@ -77,7 +77,11 @@ impl RunConfig {
         let flat = |config: &Self| {
             let table = toml::Table::try_from(config).expect("a configuration is a TOML table");
             let mut values = BTreeMap::new();
-            collect_values("", &table, &mut values);
+            visit("", &table, &mut |key, value| {
+                if !value.is_table() {
+                    values.insert(key, value.to_string());
+                }
+            });
             values
         };
         let (before, now) = (flat(self), flat(now));
@@ -97,7 +101,7 @@ impl RunConfig {
     fn keys(&self) -> Vec<String> {
         let table = toml::Table::try_from(self).expect("a configuration is a TOML table");
         let mut keys = vec![VAE.to_owned(), VQ.to_owned()];
-        collect_keys("", &table, &mut keys);
+        visit("", &table, &mut |key, _| keys.push(key));
         keys
     }
 }
@@ -156,7 +160,8 @@ fn nearest(key: &str, known: impl IntoIterator<Item = String>) -> Option<String>
         .map(|(_, candidate)| candidate)
 }
 
-fn collect_keys(prefix: &str, table: &toml::Table, keys: &mut Vec<String>) {
+/// Shows `see` every key of a table with all sections before it, and its value; what a section holds comes before the section.
+fn visit(prefix: &str, table: &toml::Table, see: &mut impl FnMut(String, &toml::Value)) {
     for (key, value) in table {
         let key = if prefix.is_empty() {
             key.clone()
@@ -164,23 +169,9 @@ fn collect_keys(prefix: &str, table: &toml::Table, keys: &mut Vec<String>) {
             format!("{prefix}.{key}")
         };
         if let toml::Value::Table(inner) = value {
-            collect_keys(&key, inner, keys);
+            visit(&key, inner, see);
         }
-        keys.push(key);
-    }
-}
-
-fn collect_values(prefix: &str, table: &toml::Table, values: &mut BTreeMap<String, String>) {
-    for (key, value) in table {
-        let key = if prefix.is_empty() {
-            key.clone()
-        } else {
-            format!("{prefix}.{key}")
-        };
-        match value {
-            toml::Value::Table(inner) => collect_values(&key, inner, values),
-            value => drop(values.insert(key, value.to_string())),
-        }
+        see(key, value);
     }
 }
 

@@ -3,9 +3,9 @@
 //! [`make_plan`] has short pieces of the real training run, each in a process of its own, so that each has a peak of memory of its own, and
 //! derives from them what a whole run takes. Whoever calls it starts the processes; in each of them [`run_probe`] does the work.
 
+mod amount;
 mod disk;
 mod fit;
-mod host;
 mod measured;
 mod probe;
 mod stage;
@@ -16,9 +16,9 @@ mod tests;
 
 use serde::Serialize;
 
+pub use amount::parse_bytes;
 pub use disk::{Disk, Sizes};
 pub use fit::{Line, Proposal, propose};
-pub use host::{available_memory, parse_bytes, peak_memory};
 pub use measured::{Measured, Peaks};
 pub use probe::{Happening, Probe, ProbeEnd, ProbeRun, ProbeTask, Reading, run_probe};
 pub use stand_in::Images;

@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     disk::Sizes,
-    host::peak_memory,
     stand_in::{Images, make_data, write_first_stage},
 };
 use crate::{
     atomic::write_file,
     config::{RunConfig, TrainingConfig},
     error::Error,
+    memory::peak_memory,
     run::RunDir,
     train::{Event, Stage, train_diffusion, train_vae},
 };

@@ -48,19 +48,6 @@ pub(super) fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// `20,000`.
-pub(super) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// Four significant digits.
 pub(super) fn number(value: f64) -> String {
     if !value.is_finite() {
@@ -148,6 +135,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::info::grouped;
     use std::time::Duration;
 
     #[test]
@@ -178,8 +166,8 @@ mod tests {
 
     #[test]
     fn figures_are_short() {
-        assert_eq!(count(0), "0");
-        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(1_234_567), "1,234,567");
         assert_eq!(number(0.512_345), "0.5123");
         assert_eq!(number(1234.56), "1235");
         assert_eq!(number(-0.000_012), "-1.20e-5");

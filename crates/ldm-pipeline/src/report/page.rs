@@ -10,12 +10,12 @@ use super::{
     Report, StageReport,
     curves::{Chart, Line, MAX_POINTS},
     figures,
-    html::{base64, count, date, duration, escape, number, script_json, size},
+    html::{base64, date, duration, escape, number, script_json, size},
     journal::Journal,
     progress::{Progress, State, Value},
     sheets::{History, Picture},
 };
-use crate::{hardware::Hardware, train::Stage};
+use crate::{hardware::Hardware, info::grouped, train::Stage};
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -129,7 +129,7 @@ fn summary(report: &Report) -> String {
         "Warnings",
         &match report.journal.warnings {
             0 => "none in the log".into(),
-            number => count(number as u64),
+            number => grouped(number),
         },
         "",
     );
@@ -154,11 +154,11 @@ fn stage_card(stage: &StageReport) -> String {
     let mut html = format!(
         "<article class=\"card\"><h2>{title}, {subject} <span class=\"pill {class}\">{state}</span></h2>\n"
     );
-    let total = progress.total.map_or("?".into(), count);
+    let total = progress.total.map_or("?".into(), grouped);
     let _ = writeln!(
         html,
         "<p class=\"big\">{} <small>of {total} steps</small></p>",
-        count(progress.done)
+        grouped(progress.done)
     );
     if let Some(total) = progress.total {
         let _ = writeln!(
@@ -183,7 +183,7 @@ fn stage_card(stage: &StageReport) -> String {
             // Figures of the last step need no step beside them.
             let at = match step {
                 step if *step == progress.done => String::new(),
-                step => format!("at step {}", count(*step)),
+                step => format!("at step {}", grouped(*step)),
             };
             fact(&mut html, name, &number(*value), &at);
         }
@@ -237,7 +237,7 @@ fn stage_facts(html: &mut String, progress: &Progress) {
             html,
             &name,
             &number(best.value),
-            &format!("at step {}", count(best.step)),
+            &format!("at step {}", grouped(best.step)),
         );
     }
     for name in ["total", "rec", "loss"] {
@@ -251,7 +251,7 @@ fn stage_facts(html: &mut String, progress: &Progress) {
         }
     }
     if progress.damaged > 0 {
-        let lines = format!("{} of metrics.jsonl", count(progress.damaged as u64));
+        let lines = format!("{} of metrics.jsonl", grouped(progress.damaged));
         fact(html, "Unreadable lines", &lines, "");
     }
 }
@@ -329,7 +329,7 @@ fn sheets(stage: Stage, history: &History) -> String {
     if history.shown.is_empty() {
         return html;
     }
-    let label = |step: u64| format!("{what} after {} steps", count(step));
+    let label = |step: u64| format!("{what} after {} steps", grouped(step));
     // The script puts the selected one, large, into the figure.
     html += "<div class=\"sheets\"><figure></figure>\n";
     let end = history.shown.len() - 1;
@@ -342,7 +342,7 @@ fn sheets(stage: Stage, history: &History) -> String {
         let _ = writeln!(
             html,
             "<button type=\"button\" data-step=\"step {0}\">{1}{0}</button>",
-            count(*step),
+            grouped(*step),
             image(picture, "thumb", &label(*step))
         );
     }
@@ -358,8 +358,8 @@ fn log(journal: &Journal) -> String {
         let _ = writeln!(
             html,
             "<p class=\"quiet\">The newest {} of {} entries.</p>",
-            count(journal.entries.len() as u64),
-            count(journal.total as u64)
+            grouped(journal.entries.len()),
+            grouped(journal.total)
         );
     }
     html += "<p class=\"filter\"><label><input type=\"checkbox\" id=\"only-warnings\"> warnings only</label></p>\n";
@@ -375,7 +375,7 @@ fn log(journal: &Journal) -> String {
             "<tr{class}><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             entry.time.map_or(String::new(), date),
             escape(&entry.stage),
-            entry.step.map_or(String::new(), count),
+            entry.step.map_or(String::new(), grouped),
             escape(&entry.kind),
             escape(&entry.text)
         );
@@ -460,8 +460,8 @@ fn thinning(report: &Report) -> String {
         Some(longest) if longest > MAX_POINTS => format!(
             "Curves of more than {} values show the lowest and the highest of each stretch of equal length, so that no spike is lost; the \
              smoothed line follows the stretches’ means. The longest curve has {} values; all are in metrics.jsonl.",
-            count(MAX_POINTS as u64),
-            count(longest as u64)
+            grouped(MAX_POINTS),
+            grouped(longest)
         ),
         _ => "The curves show every value that was recorded.".into(),
     }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use burn::tensor::{Device, Tensor};
+use ldm_diffusion::UNet;
 use ldm_text::Tokenizer;
 
 use super::{latents::LatentBatch, tokens::CaptionTokens};
@@ -57,7 +58,34 @@ pub(super) struct Conditioned {
     pub(super) channels: Option<Tensor<4>>,
 }
 
+impl Conditioned {
+    /// What the U-Net makes of noisy latents `[N, c, h, w]` at `N` timesteps, under this condition.
+    pub(super) fn predict(&self, unet: &UNet, noisy: Tensor<4>, timesteps: &[usize]) -> Tensor<4> {
+        let device = noisy.device();
+        let input = match &self.channels {
+            Some(channels) => Tensor::cat(vec![noisy, channels.clone()], 1),
+            None => noisy,
+        };
+        let timesteps: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
+        let timesteps = Tensor::<1>::from_floats(timesteps.as_slice(), &device);
+        unet.forward(input, timesteps, self.context.clone())
+    }
+}
+
 impl Conditions {
+    /// Finds out whether the images have what [`new`](Self::new) asks for, without making tokens of every caption.
+    pub(super) fn check(
+        config: &RunConfig,
+        stage2: &Stage2Config,
+        set: &ImageDataset,
+        held_out: &ImageDataset,
+    ) -> Result<(), Error> {
+        match &stage2.text {
+            Some(_) => check_captions(config, set),
+            None => Self::new(config, stage2, set, held_out).map(drop),
+        }
+    }
+
     /// Finds out what conditions the images of `set`, all of which must have what the configuration asks for. `held_out` are the other
     /// images of the data.
     pub(super) fn new(
@@ -67,11 +95,7 @@ impl Conditions {
         held_out: &ImageDataset,
     ) -> Result<Self, Error> {
         let kind = if let Some(text) = &stage2.text {
-            if set.entries().iter().all(|entry| entry.caption.is_none()) {
-                return Err(Error::NoCaptions(
-                    config.data.path.clone().unwrap_or_default(),
-                ));
-            }
+            check_captions(config, set)?;
             let tokenizer = Tokenizer::bert();
             let captions =
                 (set.entries().iter()).map(|entry| entry.caption.as_deref().unwrap_or_default());
@@ -258,6 +282,15 @@ impl Conditions {
             Fit::Stretch => map.stretched(*resolution),
             Fit::Crop | Fit::Pad => map.cropped(*resolution),
         })
+    }
+}
+
+fn check_captions(config: &RunConfig, set: &ImageDataset) -> Result<(), Error> {
+    match set.entries().iter().any(|entry| entry.caption.is_some()) {
+        true => Ok(()),
+        false => Err(Error::NoCaptions(
+            config.data.path.clone().unwrap_or_default(),
+        )),
     }
 }
 

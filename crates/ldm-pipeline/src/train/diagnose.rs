@@ -4,7 +4,7 @@
 //! batch, and, with the step's forward pass repeated under [`watch::record`], modules, loss terms, gradients.
 
 mod gradients;
-mod search;
+pub(super) mod search;
 mod stage1;
 mod stage2;
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::{
     checkpoint::{Checkpoint, CheckpointWriter, Checkpoints, TrainState},
     config::{NonFiniteAction, RunConfig, TrainingConfig},
     error::Error,
-    memory::resident_mib,
+    memory::resident_memory,
     parallel::Workers,
     run::RunDir,
 };
@@ -253,7 +253,8 @@ impl<'a> RunLoop<'a> {
             ("images_per_second", self.images_per_step() as f64 / seconds),
             ("eta_seconds", typical * left as f64),
         ]);
-        values.extend(resident_mib().map(|mib| ("memory_mib", mib)));
+        let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+        values.extend(resident_memory().map(|bytes| ("memory_mib", mib(bytes))));
     }
 
     /// Finds a way to go on after a step that was not finite.
@@ -285,7 +286,7 @@ impl<'a> RunLoop<'a> {
             self.rate_scale *= policy.rate_factor;
         }
 
-        let start = restore_newest(self.checkpoints, trainee, self.workers, observer)?;
+        let start = restore_newest(self.checkpoints, trainee, false, self.workers, observer)?;
         trainee.seek(start.step)?;
         self.recorder = recorder(self.run, self.stage, start.step)?;
         let how = match policy.action {
@@ -431,23 +432,24 @@ impl Start {
     }
 }
 
-/// Restores `trainee` from the newest checkpoint that is whole and finite, or to its beginning if there is none at all. Others are named
-/// and set aside.
+/// Restores `trainee` from the newest checkpoint that is whole and finite, or to its beginning if there is none at all, where it still is
+/// if it is `new`. Others are named and set aside.
 pub(super) fn restore_newest(
     checkpoints: &Checkpoints,
     trainee: &mut dyn Trainee,
+    new: bool,
     workers: &Workers,
     observer: &mut Observer,
 ) -> Result<Start, Error> {
     // The first process sets aside what can't be used; then all find the same.
     let mut start = None;
     workers.first_does(|| {
-        start = Some(restore_usable(checkpoints, trainee, observer)?);
+        start = Some(restore_usable(checkpoints, trainee, new, observer)?);
         Ok(true)
     })?;
     let start = match start {
         Some(start) => start,
-        None => restore_usable(checkpoints, trainee, observer)?,
+        None => restore_usable(checkpoints, trainee, new, observer)?,
     };
     check_start(workers, start.step)?;
     Ok(start)
@@ -456,11 +458,14 @@ pub(super) fn restore_newest(
 fn restore_usable(
     checkpoints: &Checkpoints,
     trainee: &mut dyn Trainee,
+    mut new: bool,
     observer: &mut Observer,
 ) -> Result<Start, Error> {
     loop {
         let Some(checkpoint) = newest_checkpoint(checkpoints, observer)? else {
-            trainee.restore(None)?;
+            if !new {
+                trainee.restore(None)?;
+            }
             return Ok(Start {
                 step: 0,
                 rate_scale: 1.0,
@@ -468,6 +473,7 @@ fn restore_usable(
             });
         };
         trainee.restore(Some(&checkpoint))?;
+        new = false;
         let Some(damage) = trainee.damage() else {
             let state = checkpoint.state();
             return Ok(Start {

@@ -92,8 +92,18 @@ fn train<M: Autoencoder + Into<FirstStage>>(
     let stage1 = &config.stage1;
     let training = &stage1.training;
     let workers = run.workers();
+    if stage1.revive_codes_after.is_some() && workers.size() > 1 {
+        return Err(Error::Processes {
+            problem: "`stage1.revive_codes_after` is set, but each process has its own latents to revive codes from".into(),
+            help: "leave it out, or train in one process",
+        });
+    }
     let checkpoints = Checkpoints::open(&run.checkpoints(Stage::Vae), training.retention())?;
     let exported = workers.first_does(|| {
+        // Checking a checkpoint reads all of it, which is only worth it here if it may be the last.
+        if checkpoints.latest_step()? != training.steps {
+            return Ok(false);
+        }
         let newest = newest_checkpoint(&checkpoints, observer)?;
         let complete = newest.is_some_and(|newest| newest.state().step == training.steps);
         Ok(complete && is_exported(run, training.steps, device))
@@ -112,12 +122,6 @@ fn train<M: Autoencoder + Into<FirstStage>>(
 
     let preview_images = preview_images(&training_set, &validation_set, device)?;
     run.start(Stage::Vae, config)?;
-    if stage1.revive_codes_after.is_some() && workers.size() > 1 {
-        return Err(Error::Processes {
-            problem: "`stage1.revive_codes_after` is set, but each process has its own latents to revive codes from".into(),
-            help: "leave it out, or train in one process",
-        });
-    }
     let mut damaged = DamageReport::open(run, observer);
     damaged.check(
         &validation_set,
@@ -146,7 +150,7 @@ fn train<M: Autoencoder + Into<FirstStage>>(
         training_set,
         health: Health::new(stage1.loss.disc_weight),
     };
-    let start = restore_newest(&checkpoints, &mut trainer, workers, observer)?;
+    let start = restore_newest(&checkpoints, &mut trainer, true, workers, observer)?;
     start.announce(Stage::Vae, training, run, observer);
     trainer.seek(start.step)?;
     let course = RunLoop::open(Stage::Vae, config, training, run, &checkpoints, &start)?;
@@ -379,20 +383,15 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
             let vae = self.vae.module();
             let discriminator = self.discriminator.as_ref().map(Trained::module);
             let (images, noise) = (batch.images.clone(), batch.noise.clone());
-            let output = match &self.logvar {
-                Some(logvar) => {
-                    let logvar = logvar.value();
-                    (self.objective).generator_with_logvar(
-                        vae,
-                        discriminator,
-                        images,
-                        noise,
-                        step,
-                        logvar,
-                    )
-                }
-                None => (self.objective).generator(vae, discriminator, images, noise, step),
-            };
+            let logvar = self.logvar.as_ref().map(LearntLogvar::value);
+            let output = (self.objective).generator_with_logvar(
+                vae,
+                discriminator,
+                images,
+                noise,
+                step,
+                logvar,
+            );
             (self.workers).agree(finite("loss", output.terms.total.into(), step))?;
             generator.add(self.logged(&output.terms));
             if let Some(statistics) = output.posterior {

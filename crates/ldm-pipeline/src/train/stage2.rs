@@ -2,10 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use burn::{
-    optim::GradientsParams,
-    tensor::{Device, Tensor},
-};
+use burn::{optim::GradientsParams, tensor::Device};
 use image::RgbImage;
 use ldm_diffusion::{DiffusionLoss, SchedulerConfig};
 
@@ -123,7 +120,7 @@ fn train(
         held_out,
         training_set,
     };
-    let start = restore_newest(&checkpoints, &mut trainer, workers, observer)?;
+    let start = restore_newest(&checkpoints, &mut trainer, true, workers, observer)?;
     start.announce(Stage::Diffusion, training, run, observer);
     trainer.seek(start.step)?;
     let course = RunLoop::open(
@@ -182,7 +179,7 @@ fn initial_logvar(stage2: &Stage2Config, device: &Device) -> Option<LearntLogvar
 pub fn check_diffusion(config: &RunConfig) -> Result<(), Error> {
     let stage2 = run::stage2(config)?;
     let (training_set, held_out) = config.data.open(config.seed)?;
-    Conditions::new(config, stage2, &training_set, &held_out).map(drop)
+    Conditions::check(config, stage2, &training_set, &held_out)
 }
 
 struct Stage2Trainer<'a> {
@@ -362,13 +359,7 @@ impl Stage2Trainer<'_> {
         let conditioner = denoiser.conditioner.as_ref();
         let drawn = Some((step, first));
         let condition = (self.conditions).of_batch(conditioner, batch, drawn, &self.device)?;
-        let input = match condition.channels {
-            Some(channels) => Tensor::cat(vec![noisy, channels], 1),
-            None => noisy,
-        };
-        let floats: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
-        let floats = Tensor::<1>::from_floats(floats.as_slice(), &self.device);
-        let output = denoiser.unet.forward(input, floats, condition.context);
+        let output = condition.predict(&denoiser.unet, noisy, &timesteps);
         let target = noise.target;
         let loss = match &self.logvar {
             Some(logvar) => {

@@ -4,10 +4,9 @@ use burn::{
     module::{Module, ParamId},
     tensor::{Device, Tensor},
 };
-use burn_store::{ModuleSnapshot, bridge};
 use rand_chacha::rand_core::Rng;
 
-use super::{components::component_of, run_loop::finite};
+use super::{components::component_of, diagnose::search::damaged_parameter, run_loop::finite};
 use crate::{
     checkpoint::{Checkpoint, CheckpointWriter},
     config::TrainingConfig,
@@ -69,10 +68,11 @@ impl<M: Module> Trained<M> {
 
     /// The first of its weights, averages and moments that is not finite, of what is called `name`.
     pub(super) fn damage(&self, name: &str) -> Option<String> {
-        let weight = first_not_finite(self.module()).map(|path| format!("`{name}.{path}`"));
+        let weight =
+            damaged_parameter(name, self.module()).map(|path| format!("`{}`", path.join(".")));
         let average = || {
-            let path = first_not_finite(self.ema.as_ref()?.module())?;
-            Some(format!("the average of `{name}.{path}`"))
+            let path = damaged_parameter(name, self.ema.as_ref()?.module())?;
+            Some(format!("the average of `{}`", path.join(".")))
         };
         let moment = || {
             let finite = self.optimizer.is_finite();
@@ -131,18 +131,6 @@ impl<M: Module> Trained<M> {
         self.optimizer
             .forget_rows(id, rows, change.values.dims()[1]);
     }
-}
-
-/// The path of the first parameter or running statistic with a value that is not finite.
-fn first_not_finite<M: Module>(module: &M) -> Option<String> {
-    let tensors = module.valid().collect(None, None, true);
-    (tensors.into_iter()).find_map(|tensor| {
-        let path = tensor.name.clone();
-        // What can't be read is as bad.
-        let finite = bridge::into_data(tensor)
-            .is_ok_and(|data| data.iter::<f32>().all(|value| value.is_finite()));
-        (!finite).then_some(path)
-    })
 }
 
 /// Draws a module's initial weights: on a given backend a pure function of `seed` and `part`.

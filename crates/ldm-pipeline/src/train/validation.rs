@@ -1,6 +1,6 @@
 //! The loss on held-out images, by timestep.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use ldm_diffusion::DiffusionLoss;
 
 use super::{
@@ -101,13 +101,7 @@ impl HeldOut {
                     .map(|item| timestep(bin, first as usize + item, count, steps))
                     .collect();
                 let noisy = (loss.schedule()).add_noise(x0.clone(), noise.clone(), &timesteps);
-                let input = match &condition.channels {
-                    Some(channels) => Tensor::cat(vec![noisy, channels.clone()], 1),
-                    None => noisy,
-                };
-                let times: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
-                let times = Tensor::<1>::from_floats(times.as_slice(), device);
-                let output = (denoiser.unet).forward(input, times, condition.context.clone());
+                let output = condition.predict(&denoiser.unet, noisy, &timesteps);
                 let distances = loss.forward(output, x0, noise, &timesteps).per_item;
                 *mean += distances.into_data().iter::<f64>().sum::<f64>() / count as f64;
             }

@@ -10,13 +10,21 @@ use super::Culprit;
 
 /// The first module of `module`, itself called `name`, with a parameter that is not finite.
 pub(super) fn damaged_weight<M: Module>(name: &str, module: &M) -> Option<String> {
+    damaged_parameter(name, module).map(|path| owner(&path))
+}
+
+/// The path of the first parameter or running statistic of `module`, itself called `name`, that is not finite.
+pub(in crate::train) fn damaged_parameter<M: Module>(
+    name: &str,
+    module: &M,
+) -> Option<Vec<String>> {
     let mut flags = ParameterFlags::default();
     if !name.is_empty() {
         flags.stack.enter(name, "");
     }
     module.visit(&mut flags);
     let bad = first_bad(flags.flags)?;
-    Some(owner(&flags.paths[bad]))
+    Some(flags.paths.swap_remove(bad))
 }
 
 /// The module that owns the parameter at `path`.

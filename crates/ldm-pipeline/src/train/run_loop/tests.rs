@@ -167,7 +167,8 @@ impl Course {
             }
             ControlFlow::Continue(())
         };
-        let start = restore_newest(&checkpoints, &mut toy, run.workers(), &mut observer).unwrap();
+        let start =
+            restore_newest(&checkpoints, &mut toy, true, run.workers(), &mut observer).unwrap();
         toy.seek(start.step).unwrap();
         let course = RunLoop::open(
             Stage::Vae,
