@@ -42,17 +42,20 @@ impl AutoencoderKl {
     /// - latents of the posterior: `[N, c, H/f, W/f]`, not scaled by the scaling factor
     pub fn encode(&self, images: Tensor<4>) -> DiagonalGaussian {
         let moments = self.encoder.forward(images);
-        DiagonalGaussian::from_moments(match &self.quant_conv {
+        DiagonalGaussian::from_moments(ops::to_f32(match &self.quant_conv {
             Some(conv) => ops::conv2d(conv, moments),
             None => moments,
-        })
+        }))
     }
 
     /// Images of latents, `[N, c, h, w]` to `[N, 3, f h, f w]`; around `[-1, 1]` but not clamped to it.
     ///
     /// Latents are as [`encode`](Self::encode) gives them: divide a diffusion model's by the scaling factor first.
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
-        ops::conv2d(&self.decoder.conv_out, self.decode_features(latents))
+        ops::to_f32(ops::conv2d(
+            &self.decoder.conv_out,
+            self.decode_features(latents),
+        ))
     }
 
     /// [`decode`](Self::decode) for large pictures: in tiles of `tile` latent pixels a side that overlap by a quarter, where they

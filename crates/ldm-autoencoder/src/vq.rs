@@ -44,7 +44,7 @@ impl VqModel {
     ///   divides `H` and `W`
     /// - latents: `[N, c, H/f, W/f]`, not scaled by the scaling factor
     pub fn encode(&self, images: Tensor<4>) -> Tensor<4> {
-        ops::conv2d(&self.quant_conv, self.encoder.forward(images))
+        ops::to_f32(ops::conv2d(&self.quant_conv, self.encoder.forward(images)))
     }
 
     /// The nearest codes of latents `[N, c, h, w]`.
@@ -61,7 +61,10 @@ impl VqModel {
 
     /// [`decode`](Self::decode) of latents that are codes, or shall be decoded as they are.
     pub fn decode_quantized(&self, latents: Tensor<4>) -> Tensor<4> {
-        ops::conv2d(&self.decoder.conv_out, self.decode_features(latents))
+        ops::to_f32(ops::conv2d(
+            &self.decoder.conv_out,
+            self.decode_features(latents),
+        ))
     }
 
     /// What enters the decoder's last convolution, of latents that are codes: `[N, c, h, w]` to `[N, C, f h, f w]`.

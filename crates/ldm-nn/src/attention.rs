@@ -75,7 +75,10 @@ impl Attention {
     /// - `context`: `[B, S, context_dim]`
     /// - output: `[B, L, query_dim]`
     pub fn forward(&self, x: Tensor<3>, context: Option<Tensor<3>>) -> Tensor<3> {
-        let context = context.unwrap_or_else(|| x.clone());
+        let context = match context {
+            Some(context) => ops::in_dtype(context, self.to_k.weight.val().dtype()),
+            None => x.clone(),
+        };
         let q = self.split_heads(watch::linear(&self.to_q, x));
         let k = self.split_heads(watch::linear(&self.to_k, context.clone()));
         let v = self.split_heads(watch::linear(&self.to_v, context));

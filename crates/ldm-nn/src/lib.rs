@@ -10,12 +10,14 @@ pub mod weights;
 mod activations;
 mod attention;
 mod embedding;
+mod layer_norm;
 mod resample;
 mod resnet;
 
 pub use activations::{Activations, BlockInputs, MapInputs};
 pub use attention::{Attention, AttentionConfig};
 pub use embedding::{TimestepEmbedding, timestep_embedding};
+pub use layer_norm::LayerNorm;
 pub use resample::{
     Downsample2d, DownsamplePadding, Upsample2d, downsample_mean_2x, upsample_nearest,
 };

@@ -11,7 +11,7 @@ use std::{
 
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamId},
-    nn::{Embedding, LayerNorm, Linear},
+    nn::{Embedding, Linear},
     prelude::*,
 };
 
@@ -120,11 +120,6 @@ pub fn joint<const N: usize, const I: usize, const O: usize>(
 /// Applies a linear layer to `x`.
 pub fn linear<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
     layer(linear.weight.id, x, |x| linear.forward(x))
-}
-
-/// Applies a layer norm to `x`.
-pub fn layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
-    layer(norm.gamma.id, x, |x| norm.forward(x))
 }
 
 /// Embeds `indices`, `[N, L]` to `[N, L, width]`.

@@ -9,7 +9,7 @@ use burn::{
     },
     tensor::{Device, Tensor},
 };
-use ldm_nn::ops;
+use ldm_nn::{LayerNorm, ops};
 use ops_support::{tensor, to_vec, values};
 
 /// The results of `work` on one thread, and on five.
@@ -44,6 +44,25 @@ fn group_norm_does_not_depend_on_threads() {
     let norm = GroupNormConfig::new(4, 16).init(&Device::flex().autodiff());
     let [one, many] = on_one_and_on_many(|| {
         output_and_gradient([5, 16, 9, 9], |x| ops::group_norm_silu(&norm, x))
+    });
+    assert_eq!(one, many);
+}
+
+#[test]
+fn layer_norm_does_not_depend_on_threads() {
+    let device = Device::flex().autodiff();
+    let [one, many] = on_one_and_on_many(|| {
+        let norm = LayerNorm::new(96, 1e-5, &device);
+        let x = tensor(&values(7 * 90 * 96, 1), [7, 90, 96], &device).require_grad();
+        let y = norm.forward(x.clone());
+        let grads = y.clone().powi_scalar(3).sum().backward();
+        let [d_gamma, d_beta] = [&norm.gamma, &norm.beta].map(|param| param.val().grad(&grads));
+        let parameters = [d_gamma, d_beta].map(|grad| to_vec(grad.expect("tracked")));
+        (
+            to_vec(y),
+            to_vec(x.grad(&grads).expect("tracked")),
+            parameters,
+        )
     });
     assert_eq!(one, many);
 }

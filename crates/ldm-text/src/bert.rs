@@ -2,13 +2,11 @@
 
 use burn::{
     module::Module,
-    nn::{
-        Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig,
-    },
+    nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig},
     tensor::{Bool, Device, FloatDType, Int, Tensor, activation},
 };
 use ldm_nn::{
-    ops,
+    LayerNorm, ops,
     watch::{self, Site},
 };
 use serde::{Deserialize, Serialize};
@@ -155,9 +153,7 @@ impl BertConfig {
     }
 
     fn norm(&self, device: &Device) -> LayerNorm {
-        LayerNormConfig::new(self.hidden_size)
-            .with_epsilon(self.layer_norm_eps)
-            .init(device)
+        LayerNorm::new(self.hidden_size, self.layer_norm_eps, device)
     }
 
     fn initializer(&self) -> Initializer {
@@ -258,7 +254,7 @@ impl Embeddings {
         let embedded = watch::embedding(&self.word_embeddings, ids)
             + segment.unsqueeze()
             + positions.narrow(0, 0, length).unsqueeze();
-        watch::layer_norm(&self.layer_norm, embedded)
+        self.layer_norm.forward(embedded)
     }
 }
 
@@ -322,6 +318,7 @@ impl Intermediate {
 
 impl Output {
     fn forward(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
-        watch::layer_norm(&self.layer_norm, watch::linear(&self.dense, x) + residual)
+        self.layer_norm
+            .forward(watch::linear(&self.dense, x) + residual)
     }
 }

@@ -2,13 +2,11 @@
 
 use burn::{
     module::Module,
-    nn::{
-        Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig,
-    },
+    nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig},
     tensor::{Device, Int, Tensor},
 };
 use ldm_nn::{
-    Activations, ops,
+    Activations, LayerNorm, ops,
     watch::{self, Site},
 };
 use serde::{Deserialize, Serialize};
@@ -108,7 +106,7 @@ impl LdmBertConfig {
             layers: (0..self.encoder_layers)
                 .map(|_| self.init_layer(device))
                 .collect(),
-            layer_norm: LayerNormConfig::new(self.d_model).init(device),
+            layer_norm: LayerNorm::new(self.d_model, 1e-5, device),
             activations: Activations::default(),
         }
     }
@@ -120,7 +118,7 @@ impl LdmBertConfig {
                 .with_bias(false)
                 .init(device)
         };
-        let norm = || LayerNormConfig::new(self.d_model).init(device);
+        let norm = || LayerNorm::new(self.d_model, 1e-5, device);
         EncoderLayer {
             self_attn: SelfAttention {
                 q_proj: project(),
@@ -215,15 +213,15 @@ impl Encoder {
         let hidden = (self.layers.iter()).fold(embedded, |hidden, layer| {
             (self.activations).run(layer, hidden, |layer, hidden| layer.forward(hidden))
         });
-        watch::layer_norm(&self.layer_norm, hidden)
+        self.layer_norm.forward(hidden)
     }
 }
 
 impl EncoderLayer {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let normed = watch::layer_norm(&self.self_attn_layer_norm, x.clone());
+        let normed = self.self_attn_layer_norm.forward(x.clone());
         let x = x + self.self_attn.forward(normed);
-        let normed = watch::layer_norm(&self.final_layer_norm, x.clone());
+        let normed = self.final_layer_norm.forward(x.clone());
         let hidden = self.activation.forward(watch::linear(&self.fc1, normed));
         x + watch::linear(&self.fc2, hidden)
     }

@@ -125,8 +125,8 @@ impl Stage1Objective {
         } = model.regularised(images.clone(), noise);
         let posterior = (posterior.as_ref()).map(DiagonalGaussian::channel_statistics);
         let features = model.decode_features(latents);
-        let tracked = ops::conv2d(model.conv_out(), features.clone());
-        let features = features.inner();
+        let tracked = ops::to_f32(ops::conv2d(model.conv_out(), features.clone()));
+        let features = ops::to_f32(features.inner());
         let reconstruction = tracked.clone().inner();
 
         let Term {
@@ -290,7 +290,7 @@ fn last_layer_norm<M: Autoencoder>(
     features: Tensor<4>,
     gradient: Tensor<4>,
 ) -> Tensor<1> {
-    let weight = model.conv_out().weight.val().inner();
+    let weight = ops::to_f32(model.conv_out().weight.val().inner());
     let options = ConvOptions::new([1, 1], [1, 1], [1, 1], 1);
     conv2d_weight_backward(features, weight, gradient, options)
         .square()

@@ -91,7 +91,7 @@ impl SpatialRescaler {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let x = (0..self.n_stages).fold(x, |x, _| downsample_mean_2x(x));
         match &self.channel_mapper {
-            Some(conv) => ops::conv2d(conv, x),
+            Some(conv) => ops::to_f32(ops::conv2d(conv, x)),
             None => x,
         }
     }

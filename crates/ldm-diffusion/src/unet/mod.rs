@@ -108,7 +108,7 @@ impl UNet {
     /// - `x`: `[N, in_channels, H, W]`, any height and width
     /// - `timesteps`: `[N]`, in training steps, fractions allowed
     /// - `context`: `[N, S, cross_attention_dim]`; ignored by a network without transformers
-    /// - output: `[N, out_channels, H, W]`
+    /// - output: `[N, out_channels, H, W]`, in f32 whatever the weights are in
     ///
     /// # Panics
     /// If a network with transformers gets no context, or one with classes is called without
@@ -197,6 +197,7 @@ impl UNet {
         for block in &self.up_blocks {
             x = block.forward(x, &temb, context, &mut skips);
         }
-        ops::conv2d(&self.conv_out, ops::group_norm_silu(&self.conv_norm_out, x))
+        let x = ops::group_norm_silu(&self.conv_norm_out, x);
+        ops::to_f32(ops::conv2d(&self.conv_out, x))
     }
 }

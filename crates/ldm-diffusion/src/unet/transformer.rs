@@ -1,12 +1,12 @@
 use burn::{
     nn::{
-        GroupNorm, GroupNormConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig,
+        GroupNorm, GroupNormConfig, Linear, LinearConfig,
         conv::{Conv2d, Conv2dConfig},
     },
     prelude::*,
 };
 use ldm_nn::{
-    Attention, AttentionConfig, ops,
+    Attention, AttentionConfig, LayerNorm, ops,
     watch::{self, Site},
 };
 
@@ -126,7 +126,7 @@ pub struct TransformerBlock {
 
 impl TransformerBlock {
     fn new(channels: usize, context_dim: usize, heads: usize, device: &Device) -> Self {
-        let norm = || LayerNormConfig::new(channels).init(device);
+        let norm = || LayerNorm::new(channels, 1e-5, device);
         let attention = |context_dim| {
             AttentionConfig {
                 query_dim: channels,
@@ -154,15 +154,12 @@ impl TransformerBlock {
     /// - `x`, output: `[N, L, C]`
     /// - `context`: `[N, S, context_dim]`
     pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
-        let x = self
-            .attn1
-            .forward(watch::layer_norm(&self.norm1, x.clone()), None)
-            + x;
+        let x = self.attn1.forward(self.norm1.forward(x.clone()), None) + x;
         let x = self
             .attn2
-            .forward(watch::layer_norm(&self.norm2, x.clone()), Some(context))
+            .forward(self.norm2.forward(x.clone()), Some(context))
             + x;
-        self.ff.forward(watch::layer_norm(&self.norm3, x.clone())) + x
+        self.ff.forward(self.norm3.forward(x.clone())) + x
     }
 }
 

@@ -27,6 +27,13 @@ use super::{BlockInputs, MapInputs};
 const PARENTS: usize = 4;
 
 /// Runs the block on whichever backend its tensors are on.
+#[cfg_attr(
+    feature = "tch",
+    allow(
+        deprecated,
+        reason = "burn announces the end of LibTorch, which is supported here"
+    )
+)]
 pub(super) fn run<M, I, const D: usize>(
     module: &M,
     inputs: I,

@@ -3,8 +3,11 @@
 
 use burn::{
     nn::{GroupNorm, conv::Conv2d},
-    tensor::{Tensor, activation},
+    tensor::{Tensor, activation, module},
 };
+
+use super::{in_dtype, to_f32};
+use crate::LayerNorm;
 
 /// [`conv2d`](super::conv2d) of burn's.
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
@@ -21,11 +24,17 @@ pub fn group_norm_silu(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
     activation::silu(norm.forward(x))
 }
 
+/// [`layer_norm`](super::layer_norm) of burn's.
+pub fn layer_norm(norm: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
+    let beta = Some(norm.beta.val());
+    module::layer_norm(x, norm.gamma.val(), beta, norm.epsilon)
+}
+
 /// [`attention`](super::attention) of burn's matrix products and softmax.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
     let scale = (q.dims()[3] as f64).powf(-0.5);
-    let weights = activation::softmax(q.mul_scalar(scale).matmul(k.swap_dims(2, 3)), 3);
-    weights.matmul(v)
+    let logits = to_f32(q.mul_scalar(scale).matmul(k.swap_dims(2, 3)));
+    in_dtype(activation::softmax(logits, 3), v.dtype()).matmul(v)
 }
 
 /// [`geglu`](super::geglu) of burn's.

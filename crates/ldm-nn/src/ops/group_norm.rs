@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::simd::{LANES, exp, moments, mul_add, multiversion, sigmoid, sum_of_lanes};
+use super::simd::{LANES, Stats, exp, mul_add, multiversion, sigmoid, sum_of_lanes};
 
 /// What the rows of a `[N, C, H, W]` tensor mean to the normalisation.
 #[derive(Clone, Copy, Debug)]
@@ -28,23 +28,6 @@ impl Groups {
     fn channels_of(&self, index: usize) -> std::ops::Range<usize> {
         let first = index * self.channels_per_group % self.channels;
         first..first + self.channels_per_group
-    }
-}
-
-/// Mean and reciprocal standard deviation of one group of one image.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Stats {
-    mean: f32,
-    rstd: f32,
-}
-
-impl Stats {
-    fn of(x: &[f32], epsilon: f64) -> Self {
-        let (mean, deviation) = moments(x);
-        Self {
-            mean: mean as f32,
-            rstd: (1.0 / (deviation / x.len() as f64 + epsilon).sqrt()) as f32,
-        }
     }
 }
 

@@ -5,16 +5,19 @@
 //! device decides between them, before burn's dispatch does: so the backend extension is declared for that one backend,
 //! and this crate forwards no other backend's feature. Whoever enables `burn/flex` should enable `ldm-nn/flex` instead.
 //!
+//! Activations may be bf16. A convolution computes in the type of its weight, to which its input is brought; norms and the
+//! softmax compute in f32 and give back what they got.
+//!
 //! Kernels are deterministic: the order of their additions depends on shapes alone, not on the number of threads. They
 //! are compiled for several instruction sets; the environment variable `LDM_KERNELS` lowers what is used, to `avx2`,
 //! `portable` (what the target has at least) or `composed` (no kernel), for tests and to find a fault.
 
 use burn::{
     nn::{GroupNorm, conv::Conv2d},
-    tensor::Tensor,
+    tensor::{DType, FloatDType, Tensor},
 };
 
-use crate::watch;
+use crate::{LayerNorm, watch};
 
 pub mod composed;
 
@@ -30,6 +33,8 @@ mod geglu;
 mod gemm;
 #[cfg(feature = "flex")]
 mod group_norm;
+#[cfg(feature = "flex")]
+mod layer_norm;
 #[cfg(feature = "flex")]
 mod scratch;
 #[cfg(feature = "flex")]
@@ -50,6 +55,7 @@ pub fn kernels() -> &'static str {
 
 /// Applies a 2-D convolution, `[N, C_in, H, W]` to `[N, C_out, H', W']`.
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    let x = in_dtype(x, conv.weight.val().dtype());
     watch::layer(conv.weight.id, x, |x| {
         #[cfg(feature = "flex")]
         if let Some(y) = kernel_conv2d(conv, &x) {
@@ -81,12 +87,49 @@ pub fn group_norm_silu(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
     })
 }
 
+/// Layer normalisation (Ba et al. 2016) of `[N, L, C]` over the last axis.
+pub fn layer_norm(norm: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
+    let forward = |x: Tensor<3>| {
+        #[cfg(feature = "flex")]
+        if backend::runs_on(&x) && x.shape().num_elements() > 0 {
+            let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
+            assert_eq!(x.dims()[2], gamma.dims()[0], "rows of another width");
+            return backend::layer_norm(x, gamma, beta, norm.epsilon);
+        }
+        composed::layer_norm(norm, x)
+    };
+    watch::layer(norm.gamma.id, x, |x| widened(x, forward))
+}
+
+/// `x` in f32.
+pub fn to_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    in_dtype(x, DType::F32)
+}
+
+/// `x` in the type that meets a weight in `dtype`.
+pub(crate) fn in_dtype<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
+    if x.dtype() == dtype {
+        x
+    } else {
+        x.cast(FloatDType::from(dtype))
+    }
+}
+
+/// A norm of narrow activations: in f32, like the norm's parameters, and back.
+fn widened<const D: usize>(x: Tensor<D>, norm: impl FnOnce(Tensor<D>) -> Tensor<D>) -> Tensor<D> {
+    match x.dtype() {
+        dtype @ (DType::BF16 | DType::F16) => in_dtype(norm(to_f32(x)), dtype),
+        _ => norm(x),
+    }
+}
+
 /// A norm without an affine map has no parameter to be known by, and none that could be at fault.
 fn watched_group_norm(
     norm: &GroupNorm,
     x: Tensor<4>,
     forward: impl FnOnce(Tensor<4>) -> Tensor<4>,
 ) -> Tensor<4> {
+    let forward = |x| widened(x, forward);
     match &norm.gamma {
         Some(gamma) => watch::layer(gamma.id, x, forward),
         None => forward(x),

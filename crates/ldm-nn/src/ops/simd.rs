@@ -185,9 +185,26 @@ pub(super) fn sum_of_lanes(lanes: &[f32; LANES]) -> f64 {
     wide[0]
 }
 
+/// Mean and reciprocal standard deviation of what is normalised together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stats {
+    pub(super) mean: f32,
+    pub(super) rstd: f32,
+}
+
+impl Stats {
+    pub(super) fn of(x: &[f32], epsilon: f64) -> Self {
+        let (mean, deviation) = moments(x);
+        Self {
+            mean: mean as f32,
+            rstd: (1.0 / (deviation / x.len() as f64 + epsilon).sqrt()) as f32,
+        }
+    }
+}
+
 multiversion! {
     /// Mean and sum of squared deviations of `x`: exact means of blocks, combined as by Chan et al. (1983).
-    pub(super) fn moments(x: &[f32]) -> (f64, f64) {
+    fn moments(x: &[f32]) -> (f64, f64) {
         let (mut count, mut mean, mut deviation) = (0.0, 0.0, 0.0);
         for block in x.chunks(SUM_BLOCK) {
             let len = block.len() as f64;

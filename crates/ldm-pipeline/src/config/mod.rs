@@ -56,6 +56,9 @@ pub struct TrainingConfig {
     /// pass in place of keeping them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub activation_checkpointing: bool,
+    /// What weights and activations are computed in; the weights that the optimiser keeps, norms and losses are f32.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
     /// The rate at each step: absolute, not scaled by batch size or devices.
     pub lr: LrSchedule,
     /// Adam, with decoupled weight decay if any.
@@ -126,6 +129,23 @@ impl Default for NonFiniteConfig {
             limit: 3,
             rate_factor: 0.5,
         }
+    }
+}
+
+/// The type that a network computes in while it is trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits throughout.
+    #[default]
+    F32,
+    /// 16 bits with the exponent of f32 (bfloat16), of a device that has them.
+    Bf16,
+}
+
+impl Precision {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 

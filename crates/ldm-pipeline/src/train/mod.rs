@@ -20,6 +20,7 @@ mod noise;
 pub(crate) mod perceptual;
 mod persist;
 mod posterior;
+mod precision;
 mod recorder;
 mod run_loop;
 mod stage1;

@@ -92,6 +92,7 @@ fn train<M: Autoencoder + Into<FirstStage>>(
     let stage1 = &config.stage1;
     let training = &stage1.training;
     let workers = run.workers();
+    training.precision.check(Stage::Vae, device)?;
     if stage1.revive_codes_after.is_some() && workers.size() > 1 {
         return Err(Error::Processes {
             problem: "`stage1.revive_codes_after` is set, but each process has its own latents to revive codes from".into(),
@@ -379,8 +380,10 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
                 noise,
             });
         }
+        let master = self.vae.module();
+        let copy = training.precision.working_copy(master);
+        let vae = copy.as_ref().unwrap_or(master);
         for batch in batches.iter() {
-            let vae = self.vae.module();
             let discriminator = self.discriminator.as_ref().map(Trained::module);
             let (images, noise) = (batch.images.clone(), batch.noise.clone());
             let logvar = self.logvar.as_ref().map(LearntLogvar::value);
@@ -401,10 +404,11 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
                 logvar.add(gradient);
             }
             usage.extend(output.codebook);
-            gradients.add(self.vae.module(), output.grads);
+            gradients.add(master, training.precision.to_master(master, output.grads));
             reconstructions.push(output.reconstruction);
         }
-        let mut gradients = gradients.take_joint(self.vae.module(), self.workers);
+        drop(copy);
+        let mut gradients = gradients.take_joint(master, self.workers);
         let norms = (self.vae).measure(&mut gradients, training.max_grad_norm, step)?;
         let of_logvar = (self.logvar.as_mut())
             .map(|logvar| logvar.measured(self.workers, training.max_grad_norm, step))
@@ -448,9 +452,11 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
 
     /// What made step `step` fail, whose micro-batches were `batches`.
     fn culprit(&self, step: u64, batches: &[Micro]) -> Culprit {
+        let master = self.vae.module();
+        let copy = self.stage1.training.precision.working_copy(master);
         let suspects = Stage1Suspects {
             objective: &self.objective,
-            vae: self.vae.module(),
+            vae: copy.as_ref().unwrap_or(master),
             discriminator: self.discriminator.as_ref().map(Trained::module),
             batches,
             step,

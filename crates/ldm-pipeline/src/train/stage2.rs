@@ -66,6 +66,7 @@ fn train(
 ) -> Result<Outcome, Error> {
     let stage2 = run::stage2(config)?;
     let training = &stage2.training;
+    training.precision.check(Stage::Diffusion, device)?;
     let first_stage = stage2.first_stage.clone().unwrap_or_else(|| run.model());
     if stage2.first_stage.is_none() && !first_stage.exists() {
         return Err(Error::FirstStageMissing(run.path().into()));
@@ -309,9 +310,12 @@ impl Stage2Trainer<'_> {
         }
         let mut gradients = Accumulator::default();
         let mut mean_loss = 0.0;
+        let master = self.denoiser.module();
+        let copy = training.precision.working_copy(master);
+        let denoiser = copy.as_ref().unwrap_or(master);
         for micro in 0..training.accumulation {
             batches.push(self.latents.next(&self.device, observer)?);
-            let loss = self.forward(&batches[micro], step, micro)?.loss;
+            let loss = self.forward(denoiser, &batches[micro], step, micro)?.loss;
 
             let value: f64 = loss.clone().into_scalar::<f32>().into();
             let value = self.workers.agree(finite("loss", value, step))?;
@@ -320,10 +324,11 @@ impl Stage2Trainer<'_> {
             if let Some(logvar) = &mut self.logvar {
                 logvar.take_from(&mut of_loss);
             }
-            let denoiser = self.denoiser.module();
-            gradients.add(denoiser, GradientsParams::from_grads(of_loss, denoiser));
+            let found = GradientsParams::from_grads(of_loss, denoiser);
+            gradients.add(master, training.precision.to_master(master, found));
         }
-        let mut gradients = gradients.take_joint(self.denoiser.module(), self.workers);
+        drop(copy);
+        let mut gradients = gradients.take_joint(master, self.workers);
         let max_norm = training.max_grad_norm;
         let norms = (self.denoiser).measure(&mut gradients, max_norm, step)?;
         let of_logvar = (self.logvar.as_mut())
@@ -342,8 +347,14 @@ impl Stage2Trainer<'_> {
         Ok(values)
     }
 
-    /// The loss of this process's micro-batch `micro` of a step, a pure function of the weights and its arguments.
-    fn forward(&self, batch: &LatentBatch, step: u64, micro: usize) -> Result<Forward, Error> {
+    /// The loss of `denoiser` on this process's micro-batch `micro` of a step, a pure function of its arguments.
+    fn forward(
+        &self,
+        denoiser: &Denoiser,
+        batch: &LatentBatch,
+        step: u64,
+        micro: usize,
+    ) -> Result<Forward, Error> {
         let micro = self.workers.micro_batch(micro);
         let shape = batch.posterior.mean.dims();
         let first = (micro * self.stage2.training.batch_size) as u64;
@@ -355,7 +366,6 @@ impl Stage2Trainer<'_> {
         let timesteps = self.timesteps(step, micro, shape[0]);
         let noisy = (self.loss.schedule()).add_noise(x0.clone(), noise.mixed.clone(), &timesteps);
 
-        let denoiser = self.denoiser.module();
         let conditioner = denoiser.conditioner.as_ref();
         let drawn = Some((step, first));
         let condition = (self.conditions).of_batch(conditioner, batch, drawn, &self.device)?;
@@ -377,13 +387,13 @@ impl Stage2Trainer<'_> {
 
     /// What made step `step` fail, whose micro-batches were `batches`.
     fn culprit(&self, step: u64, batches: &[LatentBatch]) -> Result<Culprit, Error> {
-        let suspects = Stage2Suspects {
-            denoiser: self.denoiser.module(),
-            batches,
-        };
+        let master = self.denoiser.module();
+        let copy = self.stage2.training.precision.working_copy(master);
+        let denoiser = copy.as_ref().unwrap_or(master);
+        let suspects = Stage2Suspects { denoiser, batches };
         suspects.culprit(
             |image| self.training_set.entries()[image].name.clone(),
-            |batch, micro| self.forward(batch, step, micro),
+            |batch, micro| self.forward(denoiser, batch, step, micro),
         )
     }
 

@@ -11,8 +11,9 @@ use ldm_pipeline::{
 
 use crate::common::{Expected, assert_close, fixture, json};
 
-/// Largest error of a trajectory's state, in units of the reference's largest absolute value.
-const TRAJECTORY: f32 = 1e-4;
+/// Largest error of a trajectory's state, in units of the reference's largest absolute value. The fixtures allow 1e-3; the reference's own
+/// error in f32 is 7e-5, since a prediction of x0 at an early step has that of the U-Net many times over.
+const TRAJECTORY: f32 = 3e-4;
 const FIRST_STAGE: f32 = 2e-4;
 
 /// What the U-Net of a case sees beside the latents.

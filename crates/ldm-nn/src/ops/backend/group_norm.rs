@@ -11,7 +11,10 @@ use burn::backend::{
 };
 
 use super::tensor;
-use crate::ops::group_norm::{self, Groups, Stats};
+use crate::ops::{
+    group_norm::{self, Groups},
+    simd::Stats,
+};
 
 fn groups_of(x: &FlexTensor, num_groups: usize) -> Groups {
     let [_, channels, height, width] = x.layout().shape().dims();

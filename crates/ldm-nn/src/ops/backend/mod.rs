@@ -20,6 +20,7 @@ mod attention;
 mod conv2d;
 mod geglu;
 mod group_norm;
+mod layer_norm;
 
 /// Whether `x` is an `f32` tensor of the CPU backend, tracked or not, and kernels are allowed.
 pub(super) fn runs_on<const D: usize>(x: &Tensor<D>) -> bool {
@@ -45,6 +46,14 @@ pub(super) trait CpuOps: Backend {
         num_groups: usize,
         epsilon: f64,
         silu: bool,
+    ) -> FloatTensor<Self>;
+
+    /// Layer normalisation of rows.
+    fn layer_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
     ) -> FloatTensor<Self>;
 
     /// Scaled dot-product attention.
@@ -83,6 +92,21 @@ pub(super) fn group_norm(
         num_groups,
         epsilon,
         silu,
+    ))
+}
+
+/// Calls [`CpuOps::layer_norm`].
+pub(super) fn layer_norm(
+    x: Tensor<3>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    epsilon: f64,
+) -> Tensor<3> {
+    Tensor::from_dispatch(<Dispatch as CpuOps>::layer_norm(
+        x.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+        epsilon,
     ))
 }
 
@@ -141,6 +165,11 @@ impl CpuOps for Flex {
     ) -> FlexTensor {
         let [x, gamma, beta] = [x, gamma, beta].map(|x| x.to_contiguous());
         group_norm::forward(&x, &gamma, &beta, num_groups, epsilon, silu).0
+    }
+
+    fn layer_norm(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, epsilon: f64) -> FlexTensor {
+        let [x, gamma, beta] = [x, gamma, beta].map(|x| x.to_contiguous());
+        layer_norm::forward(&x, &gamma, &beta, epsilon).0
     }
 
     fn conv2d(
@@ -204,6 +233,25 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
             .stateful()
         {
             OpsKind::Tracked(prep) => prep.finish((x, weight), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn layer_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), gamma.node(), beta.node()];
+        let [x, gamma, beta] = [x, gamma, beta].map(|x| x.into_primitive().to_contiguous());
+        let (y, stats) = layer_norm::forward(&x, &gamma, &beta, epsilon);
+        match (layer_norm::LayerNormBackward)
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish((x, gamma, stats), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
