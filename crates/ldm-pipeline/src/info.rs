@@ -61,6 +61,15 @@ fn describe_run(text: &mut String, config: &RunConfig) {
     );
     let first_stage = config.stage1.autoencoder();
     describe_first_stage(text, &first_stage, Some(config.data.resolution));
+    if !config.data.buckets.is_empty() {
+        let sizes: Vec<String> = config
+            .data
+            .buckets
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let _ = writeln!(text, "training images of {}", sizes.join(", "));
+    }
     if let Some(discriminator) = config.stage1.loss.discriminator() {
         let count = discriminator.init(&Device::default()).num_trained_params();
         line(
