@@ -53,14 +53,6 @@ pub fn describe(path: &Path) -> Result<String, Error> {
 }
 
 fn describe_run(text: &mut String, config: &RunConfig) {
-    let training = &config.stage1.training;
-    let _ = writeln!(
-        text,
-        "stage 1: {} steps of {} x {} images, learning rate {:e}",
-        training.steps, training.accumulation, training.batch_size, training.lr.rate
-    );
-    let first_stage = config.stage1.autoencoder();
-    describe_first_stage(text, &first_stage, Some(config.data.resolution));
     if !config.data.buckets.is_empty() {
         let sizes: Vec<String> = config
             .data
@@ -70,6 +62,14 @@ fn describe_run(text: &mut String, config: &RunConfig) {
             .collect();
         let _ = writeln!(text, "training images of {}", sizes.join(", "));
     }
+    let training = &config.stage1.training;
+    let _ = writeln!(
+        text,
+        "stage 1: {} steps of {} x {} images, learning rate {:e}",
+        training.steps, training.accumulation, training.batch_size, training.lr.rate
+    );
+    let first_stage = config.stage1.autoencoder();
+    describe_first_stage(text, &first_stage, Some(config.data.resolution));
     if let Some(discriminator) = config.stage1.loss.discriminator() {
         let count = discriminator.init(&Device::default()).num_trained_params();
         line(

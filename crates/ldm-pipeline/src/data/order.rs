@@ -34,7 +34,6 @@ pub(super) struct Place {
 
 /// The turns of an epoch.
 struct Turns {
-    epoch: u64,
     /// The run's number of its first step.
     first: u64,
     /// For each step, the group and which of its steps it is.
@@ -102,7 +101,6 @@ impl Order {
             })
             .collect();
         Turns {
-            epoch,
             first: self.steps_before(epoch),
             steps: permutation(self.seed, Stream::BucketTurns, epoch, ordered.len())
                 .into_iter()
@@ -205,7 +203,7 @@ mod tests {
         let counts = [23, 2, 11];
         let mut visits = visits(3, 2, &counts);
         let mut seen = BTreeMap::new();
-        // 36 samples an epoch, 6 a step: ten epochs, of whose samples two or three of each group are carried over.
+        // 36 samples an epoch, 6 a step: ten epochs but for what is carried over.
         for number in 0..2 * 60 {
             for visit in batch(&mut visits, number) {
                 *seen.entry(visit).or_insert(0) += 1;
