@@ -291,6 +291,36 @@ fn wrong_configurations() {
                 "needs at least 16",
                 docs,
             ),
+            case(
+                "train all tiny.toml --set data.buckets=[[32,32],[48,30]]",
+                "`data.buckets` has 48x30",
+                docs,
+            ),
+            case(
+                "train all tiny.toml --set data.buckets=[[32,32],[48,8]]",
+                "`data.buckets` has 48x8, but a discriminator",
+                docs,
+            ),
+            case(
+                "train all tiny.toml --set data.buckets=[[32,32],[48,0]]",
+                "`data.buckets` has 48x0",
+                docs,
+            ),
+            case(
+                "train all tiny.toml --set data.buckets=[[32,48],[64,96]]",
+                "of one aspect ratio",
+                docs,
+            ),
+            case(
+                "train all tiny.toml --set data.buckets=[[32]]",
+                "`data.buckets",
+                docs,
+            ),
+            case(
+                "train all tiny.toml --set data.buckets=[[32,-32]]",
+                "`data.buckets",
+                docs,
+            ),
         ],
     );
 }

@@ -77,8 +77,26 @@ fn scenes_are_learned_from_masks_and_drawn_by_one() {
         .replace("CrossAttnDownBlock2D", "DownBlock2D")
         .replace("CrossAttnUpBlock2D", "UpBlock2D")
         .replace("cross_attention_dim = 8\n", "");
-    workspace.write("semantic.toml", config);
+    workspace.write("semantic.toml", &config);
     workspace.run("train all semantic.toml --data data --out run --steps 3");
+
+    // Masks have the shape of their pictures.
+    let buckets = "resolution = 32\nbuckets = [[32, 32], [48, 32]]";
+    workspace.write("buckets.toml", config.replace("resolution = 32", buckets));
+    for number in [1, 3, 4, 6] {
+        for folder in ["data", "masks"] {
+            let path = workspace.path(&format!("{folder}/{number}.png"));
+            let wide = image::open(&path).unwrap().crop_imm(0, 4, 40, 27);
+            wide.save(path).unwrap();
+        }
+    }
+    workspace.run("train all buckets.toml --data data --out buckets --steps 3");
+    GrayImage::from_pixel(48, 32, Luma([3]))
+        .save(workspace.path("wide-mask.png"))
+        .unwrap();
+    workspace.run("sample --model buckets --semantic wide-mask.png --steps 2 --out wide.png");
+    assert_eq!(picture(&workspace, "wide.png").dimensions(), (48, 32));
+
     for (name, label) in [("a", 0), ("b", 4)] {
         GrayImage::from_pixel(32, 32, Luma([label]))
             .save(workspace.path(&format!("{name}.png")))

@@ -10,8 +10,9 @@ use std::{
 };
 
 use support::{
-    Workspace,
+    CONFIG, Workspace,
     runs::{assert_no_leftovers, assert_same, result, train},
+    write_pictures,
 };
 
 /// Kills, unless `LDM_TEST_KILLS` says otherwise.
@@ -77,6 +78,47 @@ fn ctrl_c_finishes_the_step_and_says_how_to_go_on() {
         "train all tiny.toml --data data --out run --resume {steps} --set data.workers=1"
     ));
     assert_same(&result(&workspace, "run"), &result(&workspace, "reference"));
+}
+
+#[cfg(unix)]
+#[test]
+fn images_of_several_shapes_come_in_the_same_order_after_an_interruption() {
+    let workspace = Workspace::empty();
+    write_pictures(&workspace.path("data"), 10);
+    for (number, width, height) in [
+        (1, 64, 40),
+        (2, 30, 60),
+        (5, 90, 50),
+        (6, 55, 36),
+        (8, 36, 64),
+    ] {
+        let path = workspace.path(&format!("data/{number}.png"));
+        let picture = image::open(&path).unwrap().into_rgb8();
+        let resized = image::imageops::thumbnail(&picture, width, height);
+        resized.save(path).unwrap();
+    }
+    let buckets = "resolution = 32\nbuckets = [[32, 32], [48, 32], [32, 48]]";
+    workspace.write("tiny.toml", CONFIG.replace("resolution = 32", buckets));
+    let steps = "--steps 24";
+    workspace.run(&format!(
+        "train all tiny.toml --data data --out reference {steps}"
+    ));
+
+    let child = train(&workspace, "run", steps);
+    let stopped_at = interrupt_after(&workspace, child, "run/stage1", 4);
+    assert!((4..24).contains(&stopped_at), "{stopped_at}");
+    let child = train(&workspace, "run", &format!("{steps} --set data.workers=3"));
+    let stopped_at = interrupt_after(&workspace, child, "run/stage2", 4);
+    assert!((4..24).contains(&stopped_at), "{stopped_at}");
+    workspace.run(&format!(
+        "train all tiny.toml --data data --out run --resume {steps} --set data.workers=1"
+    ));
+    assert_same(&result(&workspace, "run"), &result(&workspace, "reference"));
+
+    // What was trained at several sizes is drawn at any.
+    workspace.run("sample cat --model run --steps 2 --width 48 --height 32 --out wide.png");
+    let wide = image::open(workspace.path("wide.png")).unwrap();
+    assert_eq!([wide.width(), wide.height()], [48, 32]);
 }
 
 #[test]

@@ -53,6 +53,15 @@ pub fn describe(path: &Path) -> Result<String, Error> {
 }
 
 fn describe_run(text: &mut String, config: &RunConfig) {
+    if !config.data.buckets.is_empty() {
+        let sizes: Vec<String> = config
+            .data
+            .buckets
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let _ = writeln!(text, "training images of {}", sizes.join(", "));
+    }
     let training = &config.stage1.training;
     let _ = writeln!(
         text,

@@ -16,10 +16,11 @@ pub struct NearestCaption {
 }
 
 impl NearestCaption {
-    /// Takes all readable pictures of `set`, blurred by a Gaussian of standard deviation `sigma` pixels.
+    /// Takes all readable pictures of `set` as squares, blurred by a Gaussian of standard deviation `sigma` pixels.
     pub fn new(set: &ImageDataset, sigma: f32) -> Self {
-        let [_, height, width] = set.shape();
-        let side = [height, width];
+        let squares = set.has_buckets().then(|| set.squares());
+        let set = squares.as_ref().unwrap_or(set);
+        let side = [set.preprocess().resolution; 2];
         let pictures = (0..set.len())
             .filter_map(|index| set.get(index, 0).ok())
             .map(|sample| {

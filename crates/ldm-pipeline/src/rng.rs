@@ -45,6 +45,8 @@ pub enum Stream {
     InputPerturbation = 14,
     /// Which latents take the places of dead codes; the order of all latents of a step.
     CodeRevival = 15,
+    /// In which order the buckets of an epoch take turns.
+    BucketTurns = 16,
 }
 
 /// The generator of one named sequence.
@@ -102,7 +104,12 @@ pub fn below(rng: &mut ChaCha8Rng, bound: usize) -> usize {
 
 /// The numbers 0, ..., `len - 1` in the random order named by (seed, stream, step); the index is 0.
 pub fn permutation(seed: u64, stream: Stream, step: u64, len: usize) -> Vec<usize> {
-    let mut rng = rng(seed, stream, step, 0);
+    permutation_of(seed, stream, step, 0, len)
+}
+
+/// The numbers 0, ..., `len - 1` in the random order named by (seed, stream, step, index).
+pub fn permutation_of(seed: u64, stream: Stream, step: u64, index: u64, len: usize) -> Vec<usize> {
+    let mut rng = rng(seed, stream, step, index);
     let mut order: Vec<usize> = (0..len).collect();
     for last in (1..len).rev() {
         order.swap(last, below(&mut rng, last + 1));

@@ -13,7 +13,7 @@ use image::{Rgb, RgbImage};
 use ldm_pipeline::{
     Error,
     config::RunConfig,
-    data::{DataError, LatentCaching},
+    data::{DataError, LatentCaching, Size},
     metrics::read_metrics,
     run::RunDir,
     train::{Event, Outcome, Stage, train_diffusion, train_vae},
@@ -117,6 +117,24 @@ impl Trial {
         }
     }
 
+    /// With pictures of three shapes, and a size for each.
+    fn of_several_shapes() -> Self {
+        let mut trial = Self::new();
+        for (number, [width, height]) in [[8, 9], [20, 8], [12, 30], [9, 8], [24, 9]]
+            .into_iter()
+            .enumerate()
+        {
+            let picture = RgbImage::from_fn(width, height, |x, y| {
+                Rgb([(x * 10) as u8, (y * 8) as u8, 50 * number as u8])
+            });
+            picture
+                .save(trial.data().join(format!("{number}.png")))
+                .unwrap();
+        }
+        trial.config.data.buckets = [[8, 8], [16, 8], [8, 16]].map(Size::from).to_vec();
+        trial
+    }
+
     fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
@@ -218,6 +236,71 @@ fn folders_shards_and_latents_encoded_on_the_way_train_alike() {
         !run.stage(Stage::Diffusion)
             .join("latents.safetensors")
             .exists()
+    );
+}
+
+#[test]
+fn a_single_bucket_trains_as_the_square_does() {
+    let mut trial = Trial::new();
+    let run = trial.run("square");
+    let rec = trial.curve(&run, Stage::Vae, "rec");
+    let loss = trial.curve(&run, Stage::Diffusion, "loss");
+    trial.config.data.buckets = vec![Size::square(8)];
+    let run = trial.run("bucket");
+    assert_eq!(trial.curve(&run, Stage::Vae, "rec"), rec);
+    assert_eq!(trial.curve(&run, Stage::Diffusion, "loss"), loss);
+}
+
+#[test]
+fn images_of_several_shapes_train_alike_however_they_are_read() {
+    let mut trial = Trial::of_several_shapes();
+    trial.config.stage2.as_mut().unwrap().training.accumulation = 2;
+    let run = trial.run("folder");
+    let rec = trial.curve(&run, Stage::Vae, "rec");
+    let loss = trial.curve(&run, Stage::Diffusion, "loss");
+
+    let shards = trial.dir.path().join("shards");
+    pack(&trial.data(), &shards);
+    trial.config.data.path = Some(shards);
+    trial.config.data.workers = 3;
+    let run = trial.run("of-shards");
+    assert_eq!(trial.curve(&run, Stage::Vae, "rec"), rec);
+    assert_eq!(trial.curve(&run, Stage::Diffusion, "loss"), loss);
+    let latents = run.stage(Stage::Diffusion).join("latents.safetensors");
+    let bytes = fs::read(&latents).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let shape = |name: &str| tensors.tensor(name).unwrap().shape().to_vec();
+    // Two rows for each image, as the run mirrors.
+    assert_eq!(shape("moments.8x8"), [4, 4, 4, 4]);
+    assert_eq!(shape("moments.16x8"), [4, 4, 4, 8]);
+    assert_eq!(shape("moments.8x16"), [2, 4, 8, 4]);
+
+    trial.config.data.buckets.pop();
+    trial.config.stage2.as_mut().unwrap().training.steps += 2;
+    let (refused, _) = trial.train(&run, Stage::Diffusion, |_| {});
+    let error = refused.unwrap_err().to_string();
+    assert!(
+        error.contains("preparation of images") && error.contains("buckets"),
+        "{error}"
+    );
+
+    trial.config.data.buckets.push(Size::from([8, 16]));
+    trial.config.stage2.as_mut().unwrap().training.steps -= 2;
+    trial.config.data.latent_cache = LatentCaching::Off;
+    let run = trial.run("uncached");
+    assert_eq!(trial.curve(&run, Stage::Vae, "rec"), rec);
+    assert_eq!(trial.curve(&run, Stage::Diffusion, "loss"), loss);
+}
+
+#[test]
+fn a_bucket_that_fills_no_step_is_named() {
+    let mut trial = Trial::of_several_shapes();
+    trial.config.data.crop = ldm_pipeline::data::Crop::Random;
+    let warnings = trial.train(&trial.run("run"), Stage::Vae, |_| {}).1;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].starts_with("the bucket 8x16 has 1 of the images, fewer than the 2 of a step"),
+        "{warnings:?}"
     );
 }
 

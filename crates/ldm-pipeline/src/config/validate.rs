@@ -7,6 +7,7 @@ use super::{
     ClassConfig, FirstStageConfig, NoiseConfig, RunConfig, Stage1Config, Stage2Config, TextConfig,
     TrainingConfig, VAE, VQ,
 };
+use crate::data::Size;
 
 /// The key of a mistake, and the problem.
 type Mistake = (&'static str, String);
@@ -30,20 +31,26 @@ impl RunConfig {
         self.stage1.validate_autoencoder()?;
         (self.stage1.loss.validate()).map_err(|e| ("stage1.loss", format!("is wrong: {e}")))?;
         let autoencoder = self.stage1.autoencoder();
-        self.validate_resolution(autoencoder.factor())?;
+        self.validate_sizes(autoencoder.factor())?;
         match &self.stage2 {
-            Some(stage2) => stage2.validate(&autoencoder),
+            Some(stage2) => {
+                stage2.validate(&autoencoder)?;
+                self.validate_buckets(stage2, autoencoder.factor())
+            }
             None => Ok(()),
         }
     }
 
-    /// Checks that every network of stage 1 can work on images of this size; `factor` is the autoencoder's.
-    fn validate_resolution(&self, factor: usize) -> Result<(), Mistake> {
-        let resolution = self.data.resolution;
-        if !resolution.is_multiple_of(factor) {
-            let problem =
-                format!("is {resolution}, which the autoencoder's factor {factor} does not divide");
-            return Err(("data.resolution", problem));
+    /// Checks that every network can work on images of these sizes; `factor` is the autoencoder's.
+    fn validate_sizes(&self, factor: usize) -> Result<(), Mistake> {
+        let fits = |side: u32| (side as usize).is_multiple_of(factor);
+        for (key, size) in self.data.sizes() {
+            if !(fits(size.width) && fits(size.height)) {
+                let of = named(key, size);
+                let problem =
+                    format!("{of}, which the autoencoder's factor {factor} does not divide");
+                return Err((key, problem));
+            }
         }
         let loss = &self.stage1.loss;
         let discriminator = loss.discriminator().map_or(0, |disc| disc.min_image_size());
@@ -65,13 +72,35 @@ impl RunConfig {
                 "the perceptual loss (stage1.loss.perceptual_weight)".to_owned(),
             ),
         ];
-        match needs.into_iter().find(|(least, _)| resolution < *least) {
-            Some((least, part)) => Err((
-                "data.resolution",
-                format!("is {resolution}, but {part} needs at least {least}"),
+        for (key, size) in self.data.sizes() {
+            let side = size.width.min(size.height) as usize;
+            if let Some((least, part)) = needs.iter().find(|(least, _)| side < *least) {
+                let problem = format!("{}, but {part} needs at least {least}", named(key, size));
+                return Err((key, problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that the U-Net can work on latents of the buckets' sizes; `factor` is the autoencoder's.
+    fn validate_buckets(&self, stage2: &Stage2Config, factor: usize) -> Result<(), Mistake> {
+        let least = stage2.unet.smallest_side() * factor;
+        let small = |size: &&Size| (size.width.min(size.height) as usize) < least;
+        match self.data.buckets.iter().find(small) {
+            Some(size) => Err((
+                "data.buckets",
+                format!("has {size}, but the U-Net of stage 2 needs at least {least}"),
             )),
             None => Ok(()),
         }
+    }
+}
+
+/// A size as the key says it, to be read after the key.
+fn named(key: &str, size: Size) -> String {
+    match key {
+        "data.resolution" => format!("is {}", size.width),
+        _ => format!("has {size}"),
     }
 }
 

@@ -5,12 +5,16 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    buckets::Size,
     dataset::ImageDataset,
     decode::DEFAULT_MAX_PIXELS,
     error::DataError,
     folder::ImageFolder,
     preprocess::{Crop, Fit, Preprocess},
 };
+
+/// The key of the sizes to choose from.
+const BUCKETS: &str = "data.buckets";
 
 /// Where the images are and how they reach the model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,9 +23,11 @@ pub struct DataConfig {
     /// The folder of images or tar files, or one tar file; the command line's `--data` replaces it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// Width and height of the samples, in pixels.
+    /// Width and height of the samples, in pixels; with `buckets` of held-out images and sample sheets only.
     pub resolution: usize,
-    /// How an image that isn't square becomes so: `crop`, `pad` or `stretch`.
+    /// Sizes, as `[width, height]`, each training image being brought to the one of the nearest aspect ratio; without any, to a square.
+    pub buckets: Vec<Size>,
+    /// How an image of another aspect ratio than its sample's gets there: `crop`, `pad` or `stretch`.
     pub fit: Fit,
     /// Which part a crop keeps: `center` or `random`.
     pub crop: Crop,
@@ -62,6 +68,7 @@ impl Default for DataConfig {
         Self {
             path: None,
             resolution: preprocess.resolution,
+            buckets: Vec::new(),
             fit: preprocess.fit,
             crop: preprocess.crop,
             flip: preprocess.flip,
@@ -88,6 +95,7 @@ impl DataConfig {
                 format!("is {}, but must be in 1..=16384", self.resolution),
             ));
         }
+        self.validate_buckets()?;
         if !(0.0..=1.0).contains(&self.flip) {
             return Err((
                 "data.flip",
@@ -110,6 +118,38 @@ impl DataConfig {
         Ok(())
     }
 
+    fn validate_buckets(&self) -> Result<(), (&'static str, String)> {
+        let sides = 1..=16_384;
+        let fits = |size: &Size| sides.contains(&size.width) && sides.contains(&size.height);
+        if let Some(size) = self.buckets.iter().find(|size| !fits(size)) {
+            let problem = format!("has {size}, but both sides must be in 1..=16384");
+            return Err((BUCKETS, problem));
+        }
+        for (number, second) in self.buckets.iter().enumerate() {
+            let mut before = self.buckets[..number].iter();
+            if let Some(first) = before.find(|first| first.is_similar(*second)) {
+                let problem = format!(
+                    "has {first} and {second}, of one aspect ratio: no image would go to the second"
+                );
+                return Err((BUCKETS, problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// All sizes that samples have: the square, which sheets and held-out images have, and those of the buckets.
+    pub fn sizes(&self) -> Vec<(&'static str, Size)> {
+        let square = ("data.resolution", self.preprocess().square());
+        let buckets = self.buckets.iter().map(|size| (BUCKETS, *size));
+        std::iter::once(square).chain(buckets).collect()
+    }
+
+    /// The size with the most pixels among those of training samples.
+    pub fn largest_size(&self) -> Size {
+        let largest = self.buckets.iter().copied().max_by_key(|size| size.area());
+        largest.unwrap_or_else(|| self.preprocess().square())
+    }
+
     /// What is done to each image.
     pub fn preprocess(&self) -> Preprocess {
         Preprocess {
@@ -122,7 +162,7 @@ impl DataConfig {
         }
     }
 
-    /// The training and the validation part of `folder`, the latter never augmented. They share the memory of
+    /// The training and the validation part of `folder`, the latter never augmented and always square. They share the memory of
     /// `cache_mib` by their numbers of images.
     pub fn datasets(&self, folder: ImageFolder, seed: u64) -> (ImageDataset, ImageDataset) {
         let all = folder.entries().len().max(1) as f64;
@@ -132,7 +172,8 @@ impl DataConfig {
         };
         let (for_training, for_validation) = (cache_bytes(&training), cache_bytes(&validation));
         (
-            ImageDataset::new(training, self.preprocess(), seed, for_training),
+            ImageDataset::new(training, self.preprocess(), seed, for_training)
+                .with_buckets(self.buckets.clone()),
             ImageDataset::new(
                 validation,
                 self.preprocess().deterministic(),
@@ -174,6 +215,12 @@ mod tests {
                 .0
         };
         assert_eq!(of("resolution = 0"), "data.resolution");
+        assert_eq!(of("buckets = [[64, 48], [0, 64]]"), "data.buckets");
+        assert_eq!(of("buckets = [[64, 20000]]"), "data.buckets");
+        assert_eq!(
+            of("buckets = [[64, 48], [32, 32], [32, 24]]"),
+            "data.buckets"
+        );
         assert_eq!(of("flip = 1.5"), "data.flip");
         assert_eq!(of("flip = nan"), "data.flip");
         assert_eq!(of("validation = 1.0"), "data.validation");
@@ -192,6 +239,7 @@ mod tests {
         let config = DataConfig {
             path: Some("pictures".into()),
             crop: Crop::Random,
+            buckets: vec![Size::from([80, 48]), Size::square(64)],
             ..Default::default()
         };
         assert_eq!(

@@ -6,8 +6,8 @@ use image::{ImageFormat, Rgb, RgbImage};
 
 use super::{
     Batch, DataConfig, DataError, Dataset, ImageDataset, ImageFolder, Loader, LoaderConfig,
-    Preprocess,
-    test_images::{write_greys, write_tar},
+    Preprocess, Size,
+    test_images::{photo, write_greys, write_tar},
 };
 
 const SEED: u64 = 5;
@@ -25,6 +25,7 @@ fn dataset(path: &Path, cache_bytes: usize) -> Arc<dyn Dataset> {
 fn loader(path: &Path, batch: usize, workers: usize, start_batch: u64) -> Loader {
     let config = LoaderConfig {
         batch,
+        batches_per_step: 1,
         seed: SEED,
         workers,
         start_batch,
@@ -99,6 +100,74 @@ fn ten_thousand_images_of_which_a_hundred_are_damaged() {
     // The same replacements whatever the number of threads and wherever it begins.
     let mut resumed = loader(dir.path(), BATCH, 3, 90);
     assert!(take(&mut resumed, BATCHES - 90) == batches[90..]);
+}
+
+#[test]
+fn a_bucket_of_damaged_images_leaves_its_turns_to_others() {
+    let dir = tempfile::tempdir().unwrap();
+    write_greys(dir.path(), 6);
+    let wide = |name: &str, harm: bool| {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        photo(40, 20)
+            .write_to(&mut bytes, ImageFormat::Png)
+            .unwrap();
+        let mut bytes = bytes.into_inner();
+        if harm {
+            bytes.truncate(bytes.len() / 2);
+        }
+        fs::write(dir.path().join(name), bytes).unwrap();
+    };
+    wide("wide-1.png", true);
+    wide("wide-2.png", true);
+    // Without a header it can't be known to be wide.
+    fs::write(dir.path().join("wide-3.png"), "no image").unwrap();
+    let dataset = || -> Arc<dyn Dataset> {
+        let folder = ImageFolder::scan(dir.path()).unwrap();
+        let set = ImageDataset::new(folder, Preprocess::default(), SEED, 0);
+        Arc::new(set.with_buckets([[8, 8], [16, 8]].map(Size::from).to_vec()))
+    };
+    let groups = dataset().groups();
+    assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [7, 2]);
+    let config = LoaderConfig {
+        batch: 2,
+        batches_per_step: 2,
+        seed: SEED,
+        workers: 2,
+        start_batch: 0,
+        strict: false,
+    };
+    let mut loader = Loader::start(dataset(), config.clone()).unwrap();
+    let batches = take(&mut loader, 20);
+    assert!(batches.iter().all(|batch| batch.shape == [2, 3, 8, 8]));
+    let named: BTreeSet<String> = (loader.take_skipped().iter())
+        .map(|skipped| skipped.error.to_string())
+        .collect();
+    assert_eq!(named.len(), 3, "{named:?}");
+    for number in 1..4 {
+        let name = format!("wide-{number}.png");
+        assert!(named.iter().any(|text| text.contains(&name)), "{named:?}");
+    }
+    drop(loader);
+
+    wide("wide-2.png", false);
+    let mut loader = Loader::start(dataset(), config.clone()).unwrap();
+    let batches = take(&mut loader, 20);
+    assert!(batches.iter().any(|batch| batch.shape == [2, 3, 8, 16]));
+    drop(loader);
+
+    for number in 0..6 {
+        fs::write(dir.path().join(format!("{number:02}.png")), "no image").unwrap();
+    }
+    wide("wide-2.png", true);
+    let error = Loader::start(dataset(), config)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("none of the 9 samples"),
+        "{error}"
+    );
 }
 
 #[test]

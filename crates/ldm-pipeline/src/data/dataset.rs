@@ -1,11 +1,12 @@
 //! Samples by number.
 
 use std::sync::{
-    OnceLock,
+    Arc, OnceLock,
     atomic::{AtomicUsize, Ordering},
 };
 
 use super::{
+    buckets::{Buckets, Size},
     decode::{Picture, decode_from},
     error::DataError,
     folder::{ImageEntry, ImageFolder},
@@ -24,13 +25,18 @@ pub struct Sample {
     pub index: usize,
 }
 
-/// Numbered samples of one shape, to be read from several threads at once.
+/// Numbered samples, to be read from several threads at once.
 pub trait Dataset: Send + Sync {
     /// The number of samples.
     fn len(&self) -> usize;
 
-    /// `[C, H, W]`, the same for all samples.
-    fn shape(&self) -> [usize; 3];
+    /// `[C, H, W]` of the sample `index`.
+    fn shape(&self, index: usize) -> [usize; 3];
+
+    /// The numbers of the samples of each shape; of all in one list if they have but one.
+    fn groups(&self) -> Vec<Vec<usize>> {
+        vec![(0..self.len()).collect()]
+    }
 
     /// The sample `index`, less than [`Dataset::len`], as it is in `epoch`: augmentation may differ between epochs,
     /// but the same arguments give the same sample.
@@ -54,6 +60,10 @@ pub struct ImageDataset {
     folder: ImageFolder,
     preprocess: Preprocess,
     seed: u64,
+    /// The sizes to choose from; none if all images become squares.
+    sizes: Vec<Size>,
+    /// Found out when first asked for.
+    buckets: OnceLock<Arc<Buckets>>,
     prepared: Vec<OnceLock<Picture>>,
     /// Bytes that the cache may still take.
     budget: AtomicUsize,
@@ -68,19 +78,52 @@ impl ImageDataset {
             folder,
             preprocess,
             seed,
+            sizes: Vec::new(),
+            buckets: OnceLock::new(),
             prepared,
             budget: AtomicUsize::new(cache_bytes),
         }
     }
 
+    /// The same images, each brought to that of `sizes` whose aspect ratio is nearest to its own; to the square if there are none.
+    #[must_use]
+    pub fn with_buckets(self, sizes: Vec<Size>) -> Self {
+        Self {
+            sizes,
+            buckets: OnceLock::new(),
+            ..self
+        }
+    }
+
     /// The same images with nothing random done to them, and without a cache: for one pass over all.
     pub fn without_augmentation(&self) -> Self {
-        Self::new(
-            self.folder.clone(),
-            self.preprocess.deterministic(),
-            self.seed,
-            0,
-        )
+        let (folder, preprocess) = (self.folder.clone(), self.preprocess.deterministic());
+        Self {
+            sizes: self.sizes.clone(),
+            buckets: self.buckets.clone(),
+            ..Self::new(folder, preprocess, self.seed, 0)
+        }
+    }
+
+    /// The same images as squares, without a cache.
+    pub fn squares(&self) -> Self {
+        Self::new(self.folder.clone(), self.preprocess.clone(), self.seed, 0)
+    }
+
+    /// Which size each image is brought to. The first call may have to read the headers of all images.
+    pub fn buckets(&self) -> &Buckets {
+        self.buckets.get_or_init(|| {
+            let sizes = match self.sizes.is_empty() {
+                true => vec![self.preprocess.square()],
+                false => self.sizes.clone(),
+            };
+            Arc::new(Buckets::assign(sizes, self.entries()))
+        })
+    }
+
+    /// Whether there are sizes to choose from.
+    pub fn has_buckets(&self) -> bool {
+        !self.sizes.is_empty()
     }
 
     /// The images and captions, in the order of the samples' numbers.
@@ -126,7 +169,9 @@ impl ImageDataset {
             })
             .and_then(|bytes| decode_from(bytes, &location, background, max_pixels));
         match picture {
-            Ok(picture) => Ok(self.preprocess.prepare(&picture)),
+            Ok(picture) => Ok(self
+                .preprocess
+                .prepare(&picture, self.buckets().size(index))),
             Err(error @ DataError::Read { .. }) => self.check_present().and(Err(error)),
             Err(error) => Err(error),
         }
@@ -146,14 +191,19 @@ impl Dataset for ImageDataset {
         self.entries().len()
     }
 
-    fn shape(&self) -> [usize; 3] {
-        [3, self.preprocess.resolution, self.preprocess.resolution]
+    fn shape(&self, index: usize) -> [usize; 3] {
+        let size = self.buckets().size(index);
+        [3, size.height as usize, size.width as usize]
+    }
+
+    fn groups(&self) -> Vec<Vec<usize>> {
+        self.buckets().members().to_vec()
     }
 
     fn get(&self, index: usize, epoch: u64) -> Result<Sample, DataError> {
+        let size = self.buckets().size(index);
         let finish = |picture: &Picture| {
-            self.preprocess
-                .finish(picture, self.seed, epoch, index as u64)
+            (self.preprocess).finish(picture, size, self.seed, epoch, index as u64)
         };
         let slot = &self.prepared[index];
         let image = match slot.get() {
@@ -220,7 +270,7 @@ mod tests {
         let sample = dataset.get(1, 0).unwrap();
         assert_eq!(
             sample.image.len(),
-            dataset.shape().iter().product::<usize>()
+            dataset.shape(1).iter().product::<usize>()
         );
         assert!(
             sample

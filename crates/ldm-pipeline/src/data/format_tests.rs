@@ -286,7 +286,9 @@ fn the_smallest_and_the_longest() {
                     fit,
                     ..Default::default()
                 };
-                let planes = preprocess.finish(&preprocess.prepare(&picture), 0, 0, 0);
+                let size = preprocess.square();
+                let prepared = preprocess.prepare(&picture, size);
+                let planes = preprocess.finish(&prepared, size, 0, 0, 0);
                 assert_eq!(planes.len(), 3 * 8 * 8);
                 assert!(planes.iter().all(|value| (-1.0..=1.0).contains(value)));
             }

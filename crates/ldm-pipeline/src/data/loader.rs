@@ -13,6 +13,7 @@ use std::{
 use super::{
     dataset::{Dataset, Sample},
     error::DataError,
+    order::Order,
     worker::{Shared, SkippedSample, Worker},
 };
 
@@ -24,6 +25,8 @@ const AHEAD: usize = 1;
 pub struct LoaderConfig {
     /// Samples per batch, at least 1.
     pub batch: usize,
+    /// Batches in a row that have one shape, counted from the run's first: those of a step, at least 1.
+    pub batches_per_step: usize,
     /// Key of the samples' order.
     pub seed: u64,
     /// Threads; at least one is started.
@@ -100,9 +103,10 @@ impl Batch {
 /// An endless iterator over the batches of a run, prepared by worker threads.
 ///
 /// Each epoch has its own random order, and the epochs follow each other without a gap, so that a batch may have
-/// samples of two. A sample that can't be had is replaced by the next one in its epoch's order. So batch k depends
-/// on the seed, k and the data set alone: neither the number of threads nor the batch that the loader started from
-/// changes it.
+/// samples of two. Samples of several shapes have an order for each shape, and the steps take turns among them: what of an
+/// epoch doesn't fill a step is carried over to the next. A sample that can't be had is replaced by the next one of its shape in
+/// its epoch's order. So batch k depends on the seed, k, the sizes of batch and step, and the data set alone: neither the number of threads nor
+/// the batch that the loader started from changes it.
 ///
 /// After an error there are no more batches. Dropping the loader ends its threads.
 pub struct Loader {
@@ -134,22 +138,34 @@ impl Loader {
     /// under `strict`.
     ///
     /// # Panics
-    /// When `config.batch` is 0, or the system can't start a thread.
+    /// When `config.batch` or `config.batches_per_step` is 0, or the system can't start a thread.
     pub fn start_share(
         dataset: Arc<dyn Dataset>,
         config: LoaderConfig,
         share: Share,
     ) -> Result<Self, DataError> {
         assert!(config.batch > 0, "a batch has at least one sample");
+        assert!(config.batches_per_step > 0, "a step has at least one batch");
         if dataset.is_empty() {
             return Err(DataError::NoSamples);
         }
         let shared = Arc::new(Shared::default());
+        let order = Arc::new(Order::new(
+            config.seed,
+            config.batch,
+            config.batches_per_step,
+            dataset.groups(),
+        ));
         let workers = config.workers.max(1);
         let (queues, threads) = (0..workers)
             .map(|number| {
                 let (results, queue) = sync_channel(AHEAD);
-                let worker = Worker::new(Arc::clone(&dataset), config.clone(), Arc::clone(&shared));
+                let worker = Worker::new(
+                    Arc::clone(&dataset),
+                    Arc::clone(&order),
+                    &config,
+                    Arc::clone(&shared),
+                );
                 let first = share.batch(config.start_batch + number as u64);
                 let stride = workers * share.of as usize;
                 let thread = thread::Builder::new()
@@ -227,11 +243,15 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::data::{ImageDataset, ImageFolder, Preprocess, test_images::write_greys};
+    use crate::data::{
+        ImageDataset, ImageFolder, Preprocess, Size,
+        test_images::{photo, write_greys},
+    };
 
     fn config(workers: usize, start_batch: u64) -> LoaderConfig {
         LoaderConfig {
             batch: 3,
+            batches_per_step: 1,
             seed: 11,
             workers,
             start_batch,
@@ -305,6 +325,48 @@ mod tests {
                 .collect();
             let expected = all.iter().skip(3 + first as usize).step_by(3).cloned();
             assert!(own.into_iter().eq(expected), "share {first}");
+        }
+    }
+
+    #[test]
+    fn a_step_has_one_shape_in_all_shares() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..17 {
+            let (width, height) = [(8, 8), (12, 8), (8, 13)][number % 3];
+            photo(width, height)
+                .save(dir.path().join(format!("{number:02}.png")))
+                .unwrap();
+        }
+        let dataset = || -> Arc<dyn Dataset> {
+            let folder = ImageFolder::scan(dir.path()).unwrap();
+            let sizes = [[4, 4], [6, 4], [4, 6]].map(Size::from).to_vec();
+            let all = ImageDataset::new(folder, Preprocess::default(), 11, 0);
+            Arc::new(all.with_buckets(sizes))
+        };
+        // Steps of four batches of three: two micro-batches of two processes.
+        let config = |workers, start_batch| LoaderConfig {
+            batches_per_step: 4,
+            ..config(workers, start_batch)
+        };
+        let take = |config, share, count| -> Vec<Batch> {
+            Loader::start_share(dataset(), config, share)
+                .unwrap()
+                .take(count)
+                .map(Result::unwrap)
+                .collect()
+        };
+        let all = take(config(2, 0), Share::ALL, 40);
+        let shapes: Vec<[usize; 4]> = all.iter().map(|batch| batch.shape).collect();
+        for step in shapes.chunks(4) {
+            assert!(step.iter().all(|shape| *shape == step[0]));
+        }
+        for shape in [[3, 3, 4, 4], [3, 3, 4, 6], [3, 3, 6, 4]] {
+            assert!(shapes.contains(&shape), "{shapes:?}");
+        }
+        for first in 0..2 {
+            let own = take(config(3, 6), Share { first, of: 2 }, 10);
+            let expected = all.iter().skip(12 + first as usize).step_by(2).take(10);
+            assert!(own.iter().eq(expected), "share {first}");
         }
     }
 
@@ -415,7 +477,7 @@ mod tests {
             4
         }
 
-        fn shape(&self) -> [usize; 3] {
+        fn shape(&self, _: usize) -> [usize; 3] {
             [1, 1, 1]
         }
 

@@ -5,10 +5,11 @@
 //! ```
 //!
 //! [`ImageFolder`] knows which images there are, as files or in tar files, [`Preprocess`] what is done to each, [`ImageDataset`] puts both
-//! together behind the [`Dataset`] trait, and [`Loader`] prepares batches ahead in worker threads. Batch k of a run
+//! together behind the [`Dataset`] trait, [`Buckets`] which shape each image gets, and [`Loader`] prepares batches ahead in worker threads. Batch k of a run
 //! is a pure function of the seed and k, whatever the number of threads. [`twemoji`] is a captioned data set that
 //! is part of the program.
 
+mod buckets;
 mod captions;
 mod config;
 #[cfg(test)]
@@ -19,7 +20,9 @@ mod error;
 mod folder;
 #[cfg(test)]
 mod format_tests;
+mod header;
 mod loader;
+mod order;
 mod preprocess;
 mod shards;
 mod source;
@@ -28,6 +31,7 @@ mod test_images;
 pub mod twemoji;
 mod worker;
 
+pub use buckets::{BucketPlace, Buckets, Size};
 pub use config::{DataConfig, LatentCaching};
 pub use dataset::{Dataset, ImageDataset, Sample};
 pub use decode::{DEFAULT_MAX_PIXELS, Picture, Rgb16Image, decode};

@@ -4,20 +4,23 @@ use fast_image_resize::{ResizeOptions, Resizer};
 use image::{ImageBuffer, Pixel, Rgb, RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 
-use super::decode::{DEFAULT_MAX_PIXELS, Picture, Rgb16Image};
+use super::{
+    buckets::Size,
+    decode::{DEFAULT_MAX_PIXELS, Picture, Rgb16Image},
+};
 use crate::rng::{Stream, below, rng, uniform};
 
 /// Sides in a relation beyond this are cut to it before resizing: a picture of 20,000 x 1 pixels must not become
 /// one of 5,120,000 x 256.
 const MAX_ASPECT: u32 = 16;
 
-/// What is done to each image: resized to fit a square of `resolution`, brought into it, perhaps mirrored.
+/// What is done to each image: resized to fit a square of `resolution`, or another size that is asked for, brought into it, perhaps mirrored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Preprocess {
-    /// Width and height of the result, in pixels.
+    /// Width and height of the [square](Self::square), in pixels.
     pub resolution: usize,
-    /// How an image that isn't square becomes so.
+    /// How an image of another aspect ratio than the result's gets there.
     pub fit: Fit,
     /// Which part is kept under [`Fit::Crop`].
     pub crop: Crop,
@@ -29,16 +32,16 @@ pub struct Preprocess {
     pub max_pixels: u64,
 }
 
-/// How an image that isn't square becomes so.
+/// How an image of another aspect ratio than the result's gets there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
-    /// The shorter side is resized to the resolution, and what the longer one has beyond that is cut off.
+    /// It is resized to cover the result, and what one side has beyond that is cut off.
     #[default]
     Crop,
-    /// The longer side is resized to the resolution, and the background fills what the shorter one lacks.
+    /// It is resized to lie within the result, and the background fills what one side lacks.
     Pad,
-    /// Both sides are resized to the resolution.
+    /// Both sides are resized, each for itself.
     Stretch,
 }
 
@@ -77,10 +80,20 @@ impl Preprocess {
         }
     }
 
+    /// The square of `resolution`.
+    ///
+    /// # Panics
+    /// If it is larger than any that a configuration may have.
+    pub fn square(&self) -> Size {
+        Size::square(
+            u32::try_from(self.resolution).expect("a resolution is checked with the configuration"),
+        )
+    }
+
     /// The part that is the same at each visit: the picture resized (Lanczos, antialiased) and, unless a random
-    /// crop follows, brought into the square.
-    pub fn prepare(&self, picture: &Picture) -> Picture {
-        let (width, height) = self.resized_dimensions(picture.dimensions());
+    /// crop follows, brought to `size`.
+    pub fn prepare(&self, picture: &Picture, size: Size) -> Picture {
+        let (width, height) = self.resized_dimensions(picture.dimensions(), size);
         let options = match self.fit {
             Fit::Crop => crop_to_aspect(picture.dimensions(), (width, height)),
             Fit::Pad | Fit::Stretch => ResizeOptions::new(),
@@ -99,17 +112,23 @@ impl Preprocess {
         };
         outcome.expect("both images have one pixel type, and the crop box lies inside");
         match self.fit {
-            Fit::Pad => self.pad(&resized),
+            Fit::Pad => self.pad(&resized, size),
             Fit::Crop | Fit::Stretch => resized,
         }
     }
 
-    /// The rest: a prepared picture as `[3, resolution, resolution]` in [-1, 1], its crop and mirroring drawn for
+    /// The rest: a picture prepared for the same `size` as `[3, height, width]` in [-1, 1], its crop and mirroring drawn for
     /// (seed, epoch, index).
-    pub fn finish(&self, prepared: &Picture, seed: u64, epoch: u64, index: u64) -> Vec<f32> {
-        let side = self.side();
+    pub fn finish(
+        &self,
+        prepared: &Picture,
+        size: Size,
+        seed: u64,
+        epoch: u64,
+        index: u64,
+    ) -> Vec<f32> {
         let (width, height) = prepared.dimensions();
-        let room = [width - side, height - side];
+        let room = [width - size.width, height - size.height];
         let [left, top] = if room == [0, 0] {
             [0, 0]
         } else {
@@ -121,7 +140,7 @@ impl Preprocess {
         let window = Window {
             left,
             top,
-            side,
+            size,
             mirrored,
         };
         match prepared {
@@ -130,44 +149,46 @@ impl Preprocess {
         }
     }
 
-    fn side(&self) -> u32 {
-        u32::try_from(self.resolution).expect("a resolution is checked with the configuration")
-    }
-
     /// What [`Preprocess::prepare`] resizes to.
-    fn resized_dimensions(&self, (width, height): (u32, u32)) -> (u32, u32) {
-        let side = self.side();
-        let (long, short) = (width.max(height), width.min(height));
-        let scaled =
-            |by: u32, over: u32| (f64::from(side) * f64::from(by) / f64::from(over)).round() as u32;
-        let (long, short) = match (self.fit, self.crop) {
-            (Fit::Stretch, _) | (Fit::Crop, Crop::Center) => (side, side),
-            (Fit::Crop, Crop::Random) => (scaled(long, short).min(side * MAX_ASPECT), side),
-            (Fit::Pad, _) => (side, scaled(short, long).max(1)),
+    fn resized_dimensions(&self, (width, height): (u32, u32), to: Size) -> (u32, u32) {
+        let wider =
+            u64::from(width) * u64::from(to.height) >= u64::from(height) * u64::from(to.width);
+        let scaled = |side: u32, by: u32, over: u32| {
+            (f64::from(side) * f64::from(by) / f64::from(over)).round() as u32
         };
-        if width >= height {
-            (long, short)
-        } else {
-            (short, long)
+        let width_beside = |height_now: u32| scaled(height_now, width, height);
+        let height_beside = |width_now: u32| scaled(width_now, height, width);
+        match (self.fit, self.crop, wider) {
+            (Fit::Stretch, ..) | (Fit::Crop, Crop::Center, _) => (to.width, to.height),
+            (Fit::Crop, Crop::Random, true) => {
+                let width = width_beside(to.height).clamp(to.width, to.width * MAX_ASPECT);
+                (width, to.height)
+            }
+            (Fit::Crop, Crop::Random, false) => {
+                let height = height_beside(to.width).clamp(to.height, to.height * MAX_ASPECT);
+                (to.width, height)
+            }
+            (Fit::Pad, _, true) => (to.width, height_beside(to.width).clamp(1, to.height)),
+            (Fit::Pad, _, false) => (width_beside(to.height).clamp(1, to.width), to.height),
         }
     }
 
-    fn pad(&self, picture: &Picture) -> Picture {
-        let side = self.side();
+    fn pad(&self, picture: &Picture, size: Size) -> Picture {
         let (width, height) = picture.dimensions();
         let (left, top) = (
-            i64::from((side - width) / 2),
-            i64::from((side - height) / 2),
+            i64::from((size.width - width) / 2),
+            i64::from((size.height - height) / 2),
         );
         match picture {
             Picture::Rgb8(image) => {
-                let mut canvas = RgbImage::from_pixel(side, side, Rgb(self.background));
+                let mut canvas =
+                    RgbImage::from_pixel(size.width, size.height, Rgb(self.background));
                 imageops::replace(&mut canvas, image, left, top);
                 Picture::Rgb8(canvas)
             }
             Picture::Rgb16(image) => {
                 let background = self.background.map(|channel| u16::from(channel) * 257);
-                let mut canvas = Rgb16Image::from_pixel(side, side, Rgb(background));
+                let mut canvas = Rgb16Image::from_pixel(size.width, size.height, Rgb(background));
                 imageops::replace(&mut canvas, image, left, top);
                 Picture::Rgb16(canvas)
             }
@@ -189,12 +210,12 @@ fn crop_to_aspect((width, height): (u32, u32), (to_width, to_height): (u32, u32)
     ResizeOptions::new().crop(left, top, kept_width, kept_height)
 }
 
-/// The square of an image that becomes a sample.
+/// The part of an image that becomes a sample.
 #[derive(Clone, Copy)]
 struct Window {
     left: u32,
     top: u32,
-    side: u32,
+    size: Size,
     mirrored: bool,
 }
 
@@ -205,21 +226,21 @@ impl Window {
         T: Copy + Into<f32>,
         Rgb<T>: Pixel<Subpixel = T>,
     {
-        let side = self.side as usize;
+        let [width, height] = [self.size.width as usize, self.size.height as usize];
         let stride = image.width() as usize * 3;
-        let mut planes = vec![0.0; 3 * side * side];
-        let (red, rest) = planes.split_at_mut(side * side);
-        let (green, blue) = rest.split_at_mut(side * side);
-        for row in 0..side {
+        let mut planes = vec![0.0; 3 * width * height];
+        let (red, rest) = planes.split_at_mut(width * height);
+        let (green, blue) = rest.split_at_mut(width * height);
+        for row in 0..height {
             let start = (self.top as usize + row) * stride + self.left as usize * 3;
-            let pixels = image.as_raw()[start..start + 3 * side].chunks_exact(3);
+            let pixels = image.as_raw()[start..start + 3 * width].chunks_exact(3);
             for (column, pixel) in pixels.enumerate() {
                 let column = if self.mirrored {
-                    side - 1 - column
+                    width - 1 - column
                 } else {
                     column
                 };
-                let at = row * side + column;
+                let at = row * width + column;
                 red[at] = signed(pixel[0].into(), white);
                 green[at] = signed(pixel[1].into(), white);
                 blue[at] = signed(pixel[2].into(), white);
@@ -249,7 +270,9 @@ mod tests {
     }
 
     fn run(preprocess: &Preprocess, image: RgbImage, index: u64) -> Vec<f32> {
-        preprocess.finish(&preprocess.prepare(&Picture::Rgb8(image)), 1, 0, index)
+        let size = preprocess.square();
+        let prepared = preprocess.prepare(&Picture::Rgb8(image), size);
+        preprocess.finish(&prepared, size, 1, 0, index)
     }
 
     #[test]
@@ -273,7 +296,8 @@ mod tests {
     fn sixteen_bits_are_not_rounded_to_eight() {
         let preprocess = preprocess(1, Fit::Crop, Crop::Center);
         let picture = Picture::Rgb16(Rgb16Image::from_pixel(3, 3, Rgb([1000, 65_535, 0])));
-        let planes = preprocess.finish(&preprocess.prepare(&picture), 0, 0, 0);
+        let size = preprocess.square();
+        let planes = preprocess.finish(&preprocess.prepare(&picture, size), size, 0, 0, 0);
         assert!(
             (planes[0] - (2000.0 / 65_535.0 - 1.0)).abs() < 1e-6,
             "{planes:?}"
@@ -304,6 +328,44 @@ mod tests {
                     assert!(planes.iter().all(|value| (-1.0..=1.0).contains(value)));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn any_size_becomes_any_other() {
+        let white = |planes: &[f32]| planes.iter().filter(|value| **value == 1.0).count();
+        for size in [[12, 8], [8, 12], [24, 1]].map(Size::from) {
+            for fit in [Fit::Crop, Fit::Pad, Fit::Stretch] {
+                for crop in [Crop::Center, Crop::Random] {
+                    let preprocess = preprocess(4, fit, crop);
+                    for (width, height) in [(1, 1), (1, 900), (900, 1), (60, 40), (41, 59), (12, 8)]
+                    {
+                        let black = Picture::Rgb8(RgbImage::new(width, height));
+                        let prepared = preprocess.prepare(&black, size);
+                        let planes = preprocess.finish(&prepared, size, 1, 0, 3);
+                        assert_eq!(planes.len(), 3 * size.area() as usize);
+                        if fit != Fit::Pad {
+                            assert_eq!(
+                                white(&planes),
+                                0,
+                                "{size} {fit:?} {crop:?} {width} x {height}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+        // A picture of the size's ratio is neither cut nor padded.
+        let size = Size::from([12, 8]);
+        for fit in [Fit::Crop, Fit::Pad, Fit::Stretch] {
+            let preprocess = preprocess(4, fit, Crop::Random);
+            let prepared = preprocess.prepare(&Picture::Rgb8(photo(12, 8)), size);
+            assert_eq!(prepared, Picture::Rgb8(photo(12, 8)));
+            let planes = preprocess.finish(&prepared, size, 1, 0, 0);
+            let red: Vec<f32> = (0..12)
+                .map(|x| signed((255 * x / 12) as f32, 255.0))
+                .collect();
+            assert!(planes[..96].chunks(12).all(|row| row == red));
         }
     }
 
@@ -372,8 +434,9 @@ mod tests {
             flip: 0.5,
             ..preprocess(8, Fit::Crop, Crop::Random)
         };
-        let prepared = preprocess.prepare(&Picture::Rgb8(photo(64, 16)));
-        let of = |epoch, index| preprocess.finish(&prepared, 5, epoch, index);
+        let size = preprocess.square();
+        let prepared = preprocess.prepare(&Picture::Rgb8(photo(64, 16)), size);
+        let of = |epoch, index| preprocess.finish(&prepared, size, 5, epoch, index);
         assert_eq!(of(1, 2), of(1, 2));
         assert_ne!(of(1, 2), of(2, 1));
 
@@ -390,10 +453,10 @@ mod tests {
         assert!(lefts.len() > 15, "{lefts:?}");
 
         let fixed = preprocess.deterministic();
-        let prepared = fixed.prepare(&Picture::Rgb8(photo(64, 16)));
+        let prepared = fixed.prepare(&Picture::Rgb8(photo(64, 16)), size);
         assert_eq!(
-            fixed.finish(&prepared, 5, 0, 0),
-            fixed.finish(&prepared, 6, 9, 7)
+            fixed.finish(&prepared, size, 5, 0, 0),
+            fixed.finish(&prepared, size, 6, 9, 7)
         );
     }
 }

@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use super::header::Region;
+
 /// Where an image's bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageSource {
@@ -43,6 +45,16 @@ impl ImageSource {
             }
         };
         Ok(file.take(length))
+    }
+
+    /// The image's bytes, to be read at any place.
+    pub(super) fn open_seekable(&self) -> io::Result<Region<File>> {
+        let file = File::open(self.file())?;
+        let (start, length) = match *self {
+            Self::File(_) => (0, file.metadata()?.len()),
+            Self::Member { offset, length, .. } => (offset, length),
+        };
+        Region::new(file, start, length)
     }
 
     /// What changes when the bytes do: place, length, and time of the last change. `None` if the file isn't there.

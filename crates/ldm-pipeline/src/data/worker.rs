@@ -13,29 +13,43 @@ use super::{
     dataset::{Dataset, Sample},
     error::DataError,
     loader::{Batch, LoaderConfig},
+    order::{Order, Place, Visits},
 };
-use crate::rng::{Stream, permutation};
 
 /// One thread's part: every n-th batch.
 pub(super) struct Worker {
     dataset: Arc<dyn Dataset>,
     shared: Arc<Shared>,
-    config: LoaderConfig,
-    /// The epoch last drawn and its order.
-    epoch: Option<(u64, Vec<usize>)>,
+    visits: Visits,
+    /// Samples of a batch.
+    batch: usize,
+    /// Whether a sample that can't be had is an error rather than skipped.
+    strict: bool,
+}
+
+/// Why there is no sample.
+enum Missing {
+    /// The loader is gone.
+    Stopped,
+    /// To be told.
+    Failed(DataError),
+    /// None of the group can be had; this is the last one tried.
+    AllOfGroup(SkippedSample),
 }
 
 impl Worker {
     pub(super) fn new(
         dataset: Arc<dyn Dataset>,
-        config: LoaderConfig,
+        order: Arc<Order>,
+        config: &LoaderConfig,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
             dataset,
             shared,
-            config,
-            epoch: None,
+            visits: Visits::new(order),
+            batch: config.batch,
+            strict: config.strict,
         }
     }
 
@@ -59,62 +73,68 @@ impl Worker {
 
     /// Batch `number` of the run, or `None` when the loader is gone.
     fn batch(&mut self, number: u64) -> Option<Result<Batch, DataError>> {
-        let size = self.config.batch as u64;
-        let mut samples = Vec::with_capacity(self.config.batch);
-        for position in number * size..(number + 1) * size {
-            if self.shared.stop.load(Ordering::Relaxed) {
-                return None;
-            }
-            match self.sample(position) {
-                Ok(sample) => samples.push(sample),
-                Err(error) => return Some(Err(error)),
+        let place = self.visits.place(number);
+        let groups = self.visits.order().groups();
+        let (count, samples) = (groups.len(), groups.iter().map(Vec::len).sum());
+        // Where nothing of a group can be had, the next one takes its turn.
+        for turn in 1..=count {
+            let group = (place.group + turn - 1) % count;
+            match self.samples(Place { group, ..place }) {
+                Ok(samples) => {
+                    let shape = self.dataset.shape(samples[0].index);
+                    return Some(Ok(Batch::new(samples, shape)));
+                }
+                Err(Missing::Stopped) => return None,
+                Err(Missing::Failed(error)) => return Some(Err(error)),
+                Err(Missing::AllOfGroup(last)) if turn == count => {
+                    // It is told now, so that it is not to be told again.
+                    self.shared.skip_log().known.insert(last.index);
+                    return Some(Err(DataError::AllUnusable {
+                        count: samples,
+                        source: Box::new(last.error),
+                    }));
+                }
+                Err(Missing::AllOfGroup(last)) => self.shared.skip_log().add(last),
             }
         }
-        Some(Ok(Batch::new(samples, self.dataset.shape())))
+        Some(Err(DataError::NoSamples))
     }
 
-    /// The sample at `position` of the run, or the next usable one in its epoch.
-    fn sample(&mut self, position: u64) -> Result<Sample, DataError> {
-        let count = self.dataset.len();
+    /// A batch's samples from `place` on.
+    fn samples(&mut self, place: Place) -> Result<Vec<Sample>, Missing> {
+        (place.first..place.first + self.batch as u64)
+            .map(|position| self.sample(place.group, position))
+            .collect()
+    }
+
+    /// The sample at `position` of a group's endless sequence, or the next usable one in its epoch.
+    fn sample(&mut self, group: usize, position: u64) -> Result<Sample, Missing> {
+        let count = self.visits.order().groups()[group].len();
         let (epoch, offset) = (position / count as u64, (position % count as u64) as usize);
-        let mut last_error = None;
-        for step in 0..count {
-            let index = self.order(epoch)[(offset + step) % count];
+        let mut step = 0;
+        loop {
+            if self.shared.stop.load(Ordering::Relaxed) {
+                return Err(Missing::Stopped);
+            }
+            let index = self.visits.sample(group, epoch, (offset + step) % count);
             let error = match self.dataset.get(index, epoch) {
                 Ok(sample) => return Ok(sample),
                 // Else all samples would be named as damaged, one after the other.
-                Err(error @ DataError::Vanished { .. }) => return Err(error),
-                Err(error) if self.config.strict => {
-                    return Err(DataError::Strict {
+                Err(error @ DataError::Vanished { .. }) => return Err(Missing::Failed(error)),
+                Err(error) if self.strict => {
+                    return Err(Missing::Failed(DataError::Strict {
                         source: Box::new(error),
-                    });
+                    }));
                 }
                 Err(error) => error,
             };
-            let mut log = self.shared.skip_log();
-            // The very last error is needed for the message; all others go to the log.
-            if step + 1 == count {
-                log.known.insert(index);
-                last_error = Some(error);
-            } else if log.known.insert(index) {
-                log.unreported.push(SkippedSample { index, error });
+            let skipped = SkippedSample { index, error };
+            step += 1;
+            if step == count {
+                return Err(Missing::AllOfGroup(skipped));
             }
+            self.shared.skip_log().add(skipped);
         }
-        Err(match last_error {
-            Some(error) => DataError::AllUnusable {
-                count,
-                source: Box::new(error),
-            },
-            None => DataError::NoSamples,
-        })
-    }
-
-    fn order(&mut self, epoch: u64) -> &[usize] {
-        if self.epoch.as_ref().is_none_or(|(drawn, _)| *drawn != epoch) {
-            let order = permutation(self.config.seed, Stream::Order, epoch, self.dataset.len());
-            self.epoch = Some((epoch, order));
-        }
-        self.epoch.as_ref().map_or(&[], |(_, order)| order)
     }
 }
 
@@ -130,6 +150,15 @@ pub(super) struct Shared {
 pub(super) struct SkipLog {
     pub(super) known: HashSet<usize>,
     pub(super) unreported: Vec<SkippedSample>,
+}
+
+impl SkipLog {
+    /// Notes a sample that wasn't known.
+    fn add(&mut self, skipped: SkippedSample) {
+        if self.known.insert(skipped.index) {
+            self.unreported.push(skipped);
+        }
+    }
 }
 
 impl Shared {

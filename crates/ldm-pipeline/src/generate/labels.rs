@@ -4,7 +4,7 @@ use std::{fs::File, io::BufReader, path::Path};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::error::Error;
+use crate::{data::Size, error::Error};
 
 /// Pixels that a mask may have.
 const MAX_PIXELS: u64 = 1 << 26;
@@ -65,31 +65,35 @@ impl LabelMap {
         })
     }
 
-    /// The middle square, resized to `side` pixels by nearest neighbour: as [`Fit::Crop`](crate::data::Fit::Crop) does to an image.
-    pub(crate) fn cropped(&self, side: usize) -> Self {
-        let square = self.width.min(self.height);
-        let [left, top] = [(self.width - square) / 2, (self.height - square) / 2];
-        self.resampled(side, [left, top], [square, square])
+    /// The middle part of the aspect ratio of `size`, resized to that by nearest neighbour: as [`Fit::Crop`](crate::data::Fit::Crop) does to
+    /// an image.
+    pub(crate) fn cropped(&self, size: Size) -> Self {
+        let [to_width, to_height] = [size.width as usize, size.height as usize];
+        let width = self.width.min((self.height * to_width / to_height).max(1));
+        let height = self.height.min((self.width * to_height / to_width).max(1));
+        let [left, top] = [(self.width - width) / 2, (self.height - height) / 2];
+        self.resampled(size, [left, top], [width, height])
     }
 
-    /// All of it, resized to a square of `side` pixels by nearest neighbour.
-    pub(crate) fn stretched(&self, side: usize) -> Self {
-        self.resampled(side, [0, 0], [self.width, self.height])
+    /// All of it, resized to `size` by nearest neighbour.
+    pub(crate) fn stretched(&self, size: Size) -> Self {
+        self.resampled(size, [0, 0], [self.width, self.height])
     }
 
-    fn resampled(&self, side: usize, [left, top]: [usize; 2], [width, height]: [usize; 2]) -> Self {
+    fn resampled(&self, to: Size, [left, top]: [usize; 2], [width, height]: [usize; 2]) -> Self {
+        let [to_width, to_height] = [to.width as usize, to.height as usize];
         // The pixel under the centre of the new one.
-        let source = |x: usize, length: usize| (2 * x + 1) * length / (2 * side);
-        let labels = (0..side)
-            .flat_map(|y| (0..side).map(move |x| (x, y)))
+        let source = |x: usize, length: usize, side: usize| (2 * x + 1) * length / (2 * side);
+        let labels = (0..to_height)
+            .flat_map(|y| (0..to_width).map(move |x| (x, y)))
             .map(|(x, y)| {
-                let row = top + source(y, height);
-                self.labels[row * self.width + left + source(x, width)]
+                let row = top + source(y, height, to_height);
+                self.labels[row * self.width + left + source(x, width, to_width)]
             })
             .collect();
         Self {
-            width: side,
-            height: side,
+            width: to_width,
+            height: to_height,
             labels,
         }
     }
@@ -178,13 +182,18 @@ mod tests {
             height: 2,
             labels: vec![0, 1, 2, 3, 4, 5, 6, 7],
         };
-        assert_eq!(map.cropped(2).labels, [1, 2, 5, 6]);
-        assert_eq!(map.cropped(1).labels, [6]);
-        assert_eq!(map.stretched(2).labels, [1, 3, 5, 7]);
+        let cropped = |size: [u32; 2]| map.cropped(size.into()).labels;
+        assert_eq!(cropped([2, 2]), [1, 2, 5, 6]);
+        assert_eq!(cropped([1, 1]), [6]);
+        assert_eq!(map.stretched(Size::square(2)).labels, [1, 3, 5, 7]);
         assert_eq!(
-            map.cropped(4).labels,
+            cropped([4, 4]),
             [1, 1, 2, 2, 1, 1, 2, 2, 5, 5, 6, 6, 5, 5, 6, 6]
         );
+        assert_eq!(cropped([4, 2]), map.labels);
+        assert_eq!(cropped([1, 2]), [1, 5]);
+        assert_eq!(cropped([4, 1]), [0, 1, 2, 3]);
+        assert_eq!(cropped([40, 1]).len(), 40);
     }
 
     #[test]

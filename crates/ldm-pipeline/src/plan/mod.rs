@@ -174,7 +174,8 @@ pub struct ProbeFigures {
 /// Whoever starts processes: makes a probe of a configuration and returns what it told, or `None` if the user wants to stop.
 pub type Runner<'a> = dyn FnMut(&RunConfig, &Probe) -> Result<Option<ProbeRun>, Error> + 'a;
 
-/// Measures and predicts; `None` if the runner was stopped. `tell` hears what is being measured.
+/// Measures and predicts; `None` if the runner was stopped. `tell` hears what is being measured. With buckets all images count as ones of
+/// the largest.
 ///
 /// # Errors
 /// If the configuration has no such stage, its data or VGG16 can't be had, or a probe fails.
@@ -185,6 +186,7 @@ pub fn make_plan(
     run: &mut Runner,
     tell: &mut dyn FnMut(&str),
 ) -> Result<Option<Plan>, Error> {
+    let config = &of_largest_size(config);
     if stages.contains(&Stage::Diffusion) {
         crate::run::stage2(config)?;
     }
@@ -216,6 +218,15 @@ pub fn make_plan(
     Ok(Some(plan))
 }
 
+/// The configuration with the largest of its buckets alone, which takes most memory and time.
+fn of_largest_size(config: &RunConfig) -> RunConfig {
+    let mut config = config.clone();
+    if !config.data.buckets.is_empty() {
+        config.data.buckets = vec![config.data.largest_size()];
+    }
+    config
+}
+
 fn assumptions(config: &RunConfig, images: Images, options: &Options) -> Vec<String> {
     let mut list = vec![format!(
         "{} training and {} held-out images{}",
@@ -230,6 +241,11 @@ fn assumptions(config: &RunConfig, images: Images, options: &Options) -> Vec<Str
         true => "images as quick to read and decode as a few of the folder's, whose files the system had at hand".into(),
         false => "images as quick to read as PNG files of the training's size".to_owned(),
     });
+    if let Some(size) = config.data.buckets.first() {
+        list.push(format!(
+            "every training image of {size}, the largest bucket"
+        ));
+    }
     list.push("a machine as busy as while it was measured".into());
     if !options.on_host {
         list.push(

@@ -131,9 +131,10 @@ impl<'a> Facts<'a> {
             return 0;
         }
         let autoencoder = self.config.stage1.autoencoder();
-        let side = (self.config.data.resolution / autoencoder.factor()) as u64;
+        let factor = autoencoder.factor() as u64;
+        let pixels = self.config.data.largest_size().area() / factor.pow(2);
         let variants = if self.config.data.flip > 0.0 { 2 } else { 1 };
-        let moments = 2 * autoencoder.latent_channels() as u64 * side * side;
+        let moments = 2 * autoencoder.latent_channels() as u64 * pixels;
         self.images.training as u64 * variants * moments * FLOAT
     }
 
@@ -142,13 +143,13 @@ impl<'a> Facts<'a> {
         if self.latents() > 0 {
             return 0;
         }
-        let picture = 3 * (self.config.data.resolution as u64).pow(2);
+        let picture = 3 * self.config.data.largest_size().area();
         (images as u64 * picture).min((self.config.data.cache_mib as u64) << 20)
     }
 
     /// Bytes of the images and reconstructions that stage 1 keeps until the discriminator's turn, for each micro-batch.
     fn kept_pairs(&self, size: usize) -> u64 {
-        let image = 3 * (self.config.data.resolution as u64).pow(2) * FLOAT;
+        let image = 3 * self.config.data.largest_size().area() * FLOAT;
         match self.stage {
             Stage::Vae => 2 * image * size as u64,
             Stage::Diffusion => 0,

@@ -12,7 +12,7 @@ use ldm_text::Tokenizer;
 use super::{latents::LatentBatch, tokens::CaptionTokens};
 use crate::{
     config::{ClassConfig, RunConfig, Stage2Config, TextConfig},
-    data::{Crop, DataError, Dataset, Fit, ImageDataset, ImageEntry},
+    data::{Crop, DataError, Dataset, Fit, ImageDataset, ImageEntry, Size},
     error::Error,
     generate::{Condition, LabelMap, class_tensor},
     model::Conditioner,
@@ -45,7 +45,10 @@ enum Kind {
         /// Of each image.
         masks: Vec<PathBuf>,
         fit: Fit,
-        resolution: usize,
+        /// Of each image.
+        sizes: Vec<Size>,
+        /// Of sample sheets.
+        square: Size,
         labels: usize,
     },
 }
@@ -123,7 +126,10 @@ impl Conditions {
             Kind::Semantic {
                 masks: masks(&semantic.masks, set)?,
                 fit: config.data.fit,
-                resolution: config.data.resolution,
+                sizes: (0..set.len())
+                    .map(|image| set.buckets().size(image))
+                    .collect(),
+                square: set.preprocess().square(),
                 labels: semantic.in_channels,
             }
         } else {
@@ -194,9 +200,9 @@ impl Conditions {
                     .collect();
                 conditioned.context = Some(embedder.forward(class_tensor(&ids, device)));
             }
-            (Kind::Semantic { .. }, Some(Conditioner::Semantic(rescaler))) => {
+            (Kind::Semantic { sizes, .. }, Some(Conditioner::Semantic(rescaler))) => {
                 let maps = (batch.indices.iter())
-                    .map(|&image| self.label_map(image))
+                    .map(|&image| self.label_map(image, sizes[image]))
                     .collect::<Result<Vec<_>, _>>()?;
                 let maps: Vec<&LabelMap> = maps.iter().collect();
                 conditioned.channels =
@@ -237,8 +243,8 @@ impl Conditions {
                         Condition::Class(classes[image]),
                         class_name(entry).unwrap_or_default().to_owned(),
                     ),
-                    Kind::Semantic { .. } => (
-                        Condition::Labels(self.label_map(image)?),
+                    Kind::Semantic { square, .. } => (
+                        Condition::Labels(self.label_map(image, *square)?),
                         entry.name.clone(),
                     ),
                     _ => {
@@ -257,13 +263,10 @@ impl Conditions {
         })
     }
 
-    /// The semantic mask of an image, brought into the square like the image.
-    fn label_map(&self, image: usize) -> Result<LabelMap, Error> {
+    /// The semantic mask of an image, brought to `size` like the image.
+    fn label_map(&self, image: usize, size: Size) -> Result<LabelMap, Error> {
         let Kind::Semantic {
-            masks,
-            fit,
-            resolution,
-            labels,
+            masks, fit, labels, ..
         } = &self.kind
         else {
             unreachable!("only called for semantic masks")
@@ -279,8 +282,8 @@ impl Conditions {
             });
         }
         Ok(match fit {
-            Fit::Stretch => map.stretched(*resolution),
-            Fit::Crop | Fit::Pad => map.cropped(*resolution),
+            Fit::Stretch => map.stretched(size),
+            Fit::Crop | Fit::Pad => map.cropped(size),
         })
     }
 }

@@ -69,6 +69,7 @@ impl LatentSource {
     ) -> Result<Option<Self>, Error> {
         let loader_config = LoaderConfig {
             batch: stage2.training.batch_size,
+            batches_per_step: stage2.training.accumulation * run.workers().size(),
             seed: config.seed,
             workers: config.data.workers,
             start_batch: 0,
@@ -159,7 +160,7 @@ impl LatentSource {
 
 /// Cached moments as a data set, whose "images" have twice the latent's channels.
 struct CachedLatents {
-    /// Row `V * i + v` has variant v of the V of image i: 0 the image, 1 its mirror image.
+    /// Row `V * i + v` has variant v of the V of a bucket's image i: 0 the image, 1 its mirror image.
     cache: LatentCache,
     images: Arc<ImageDataset>,
     flip: f64,
@@ -176,14 +177,20 @@ impl Dataset for CachedLatents {
         self.images.len()
     }
 
-    fn shape(&self) -> [usize; 3] {
-        self.cache.row_shape()
+    fn shape(&self, index: usize) -> [usize; 3] {
+        self.cache
+            .row_shape(self.images.buckets().place(index).bucket)
+    }
+
+    fn groups(&self) -> Vec<Vec<usize>> {
+        self.images.groups()
     }
 
     fn get(&self, index: usize, epoch: u64) -> Result<Sample, DataError> {
         let mirrored = self.flip > 0.0
             && uniform(&mut rng(self.seed, Stream::Flip, epoch, index as u64)) < self.flip;
-        let moments = (self.cache).row(variants(self.flip) * index + usize::from(mirrored));
+        let place = self.images.buckets().place(index);
+        let moments = (self.cache).row(place, variants(self.flip), usize::from(mirrored));
         let entry = &self.images.entries()[index];
         if moments[0].is_nan() {
             // Trying again gives the reason. That by now all images are gone is none: the others' latents are here.
@@ -258,7 +265,7 @@ impl FirstStageCache<'_> {
         });
         Ok(match (own, workers.numbers(number)[0]) {
             (Some(own), _) => own,
-            (None, 1) => Filled::Cached(LatentCache::open(self.file, &self.key(), self.shape())?),
+            (None, 1) => Filled::Cached(LatentCache::open(self.file, &self.key(), &self.shapes())?),
             (None, 2) => Filled::NotWritten,
             (None, _) => Filled::Stopped,
         })
@@ -268,19 +275,28 @@ impl FirstStageCache<'_> {
         CacheKey::new(self.config, self.set, &self.frozen.key)
     }
 
-    fn shape(&self) -> CacheShape {
+    /// Of each bucket.
+    fn shapes(&self) -> Vec<CacheShape> {
         let autoencoder = self.config.stage1.autoencoder();
-        let side = self.config.data.resolution / autoencoder.factor();
-        CacheShape {
-            rows: variants(self.config.data.flip) * self.set.len(),
-            row: [2 * autoencoder.latent_channels(), side, side],
-        }
+        let buckets = self.set.buckets();
+        let side = |pixels: u32| pixels as usize / autoencoder.factor();
+        (buckets.sizes().iter().zip(buckets.members()))
+            .map(|(&size, members)| CacheShape {
+                bucket: self.set.has_buckets().then_some(size),
+                rows: variants(self.config.data.flip) * members.len(),
+                row: [
+                    2 * autoencoder.latent_channels(),
+                    side(size.height),
+                    side(size.width),
+                ],
+            })
+            .collect()
     }
 
     fn open_or_fill(&self, observer: &mut Observer) -> Result<LatentCache, Unfilled> {
-        let (key, shape, file) = (self.key(), self.shape(), self.file);
+        let (key, shapes, file) = (self.key(), self.shapes(), self.file);
         if file.exists() {
-            match LatentCache::open(file, &key, shape) {
+            match LatentCache::open(file, &key, &shapes) {
                 Err(Error::LatentCache { .. })
                     if self.config.data.latent_cache == LatentCaching::Rebuild => {}
                 result => return result.map_err(Unfilled::Failed),
@@ -289,22 +305,65 @@ impl FirstStageCache<'_> {
         // Whatever else than a failed write ends the encoding; the file is then not put in place.
         let mut ended = None;
         let written = atomic::write_file_with(file, |out| {
-            write_header(out, &key, shape)?;
-            encode_all(self.set, self.frozen, self.batch, shape, out, observer).map_err(|end| {
-                match end {
+            write_header(out, &key, &shapes)?;
+            self.encode_all(&shapes, out, observer)
+                .map_err(|end| match end {
                     Ended::Write(error) => error,
                     Ended::Other(reason) => {
                         ended = Some(reason);
                         io::Error::other("the encoding ended early")
                     }
-                }
-            })
+                })
         });
         match (written, ended) {
             (_, Some(reason)) => Err(reason),
             (Err(error), None) => Err(Unfilled::NotWritten(error)),
-            (Ok(()), None) => LatentCache::open(file, &key, shape).map_err(Unfilled::Failed),
+            (Ok(()), None) => LatentCache::open(file, &key, &shapes).map_err(Unfilled::Failed),
         }
+    }
+    /// Encodes every image, and its mirror image if the run mirrors, into rows.
+    fn encode_all(
+        &self,
+        shapes: &[CacheShape],
+        out: &mut dyn io::Write,
+        observer: &mut Observer,
+    ) -> Result<(), Ended> {
+        let variants = variants(self.config.data.flip);
+        let set = self.set.without_augmentation();
+        let buckets = self.set.buckets();
+        let parts = buckets.chunks(self.batch);
+        for (part, indices) in parts.iter().enumerate() {
+            let first = buckets.place(indices[0]);
+            let size = shapes[first.bucket].row_len();
+            let mut rows = vec![f32::NAN; variants * indices.len() * size];
+            let loaded = load_present(&set, indices, self.frozen.device)
+                .map_err(|error| Ended::Other(Unfilled::Failed(error.into())))?;
+            if let Some((images, read)) = loaded {
+                for variant in 0..variants {
+                    let images = if variant == 0 {
+                        images.clone()
+                    } else {
+                        images.clone().flip([3])
+                    };
+                    let moments = (self.frozen.first_stage)
+                        .encode(images)
+                        .moments()
+                        .into_data()
+                        .convert::<f32>();
+                    let moments = moments.as_slice::<f32>().expect("converted to f32");
+                    for (&index, moments) in read.iter().zip(moments.chunks_exact(size)) {
+                        let position = buckets.place(index).position - first.position;
+                        let row = variants * position + variant;
+                        rows[row * size..(row + 1) * size].copy_from_slice(moments);
+                    }
+                }
+            }
+            write_rows(out, &rows).map_err(Ended::Write)?;
+            if at_work(observer, "encoding images", part + 1, parts.len()) {
+                return Err(Ended::Other(Unfilled::Stopped));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -312,50 +371,4 @@ impl FirstStageCache<'_> {
 enum Ended {
     Write(io::Error),
     Other(Unfilled),
-}
-
-/// Encodes every image, and its mirror image if the shape has room for it, into rows.
-fn encode_all(
-    set: &ImageDataset,
-    frozen: &Frozen,
-    batch: usize,
-    shape: CacheShape,
-    out: &mut dyn io::Write,
-    observer: &mut Observer,
-) -> Result<(), Ended> {
-    let size = shape.row_len();
-    let variants = shape.rows / set.len().max(1);
-    let set = set.without_augmentation();
-    let parts = set.len().div_ceil(batch);
-    for part in 0..parts {
-        let indices = part * batch..set.len().min((part + 1) * batch);
-        let mut rows = vec![f32::NAN; variants * indices.len() * size];
-        let loaded = load_present(&set, indices.clone(), frozen.device)
-            .map_err(|error| Ended::Other(Unfilled::Failed(error.into())))?;
-        if let Some((images, read)) = loaded {
-            for variant in 0..variants {
-                let images = if variant == 0 {
-                    images.clone()
-                } else {
-                    images.clone().flip([3])
-                };
-                let moments = frozen
-                    .first_stage
-                    .encode(images)
-                    .moments()
-                    .into_data()
-                    .convert::<f32>();
-                let moments = moments.as_slice::<f32>().expect("converted to f32");
-                for (&index, moments) in read.iter().zip(moments.chunks_exact(size)) {
-                    let row = variants * (index - indices.start) + variant;
-                    rows[row * size..(row + 1) * size].copy_from_slice(moments);
-                }
-            }
-        }
-        write_rows(out, &rows).map_err(Ended::Write)?;
-        if at_work(observer, "encoding images", part + 1, parts) {
-            return Err(Ended::Other(Unfilled::Stopped));
-        }
-    }
-    Ok(())
 }

@@ -16,7 +16,7 @@ use super::{
     damaged::DamageReport,
     diagnose::{Micro, Stage1Suspects},
     health::Health,
-    images::{load_images, load_present, report_damage, to_tensor},
+    images::{load_images, load_present, report_buckets, report_damage, to_tensor},
     journal::journalled,
     logvar::LearntLogvar,
     perceptual::load_lpips,
@@ -27,6 +27,7 @@ use super::{
         restore_newest,
     },
     state::{Trained, initialise},
+    together::images_per_step,
     waiting::DATA_WAIT,
 };
 use crate::{
@@ -114,6 +115,7 @@ fn train<M: Autoencoder + Into<FirstStage>>(
     }
     let (training_set, validation_set) = config.data.open(config.seed)?;
     report_damage(&training_set, observer);
+    report_buckets(&training_set, images_per_step(training, workers), observer);
     let training_set = Arc::new(training_set);
     let lpips = match stage1.loss.perceptual_weight > 0.0 {
         true => Some(load_lpips(stage1, device, observer)?),
@@ -313,6 +315,7 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
         self.loader = None;
         let config = LoaderConfig {
             batch: training.batch_size,
+            batches_per_step: training.accumulation * self.workers.size(),
             seed: self.config.seed,
             workers: self.config.data.workers,
             start_batch: step * training.accumulation as u64,
@@ -620,17 +623,16 @@ impl<M: Autoencoder + Into<FirstStage>> Stage1Trainer<'_, M> {
         observer: &mut Observer,
     ) -> Result<Option<LatentStats>, Error> {
         let batch_size = self.stage1.training.batch_size;
-        let total = self.training_set.len().div_ceil(batch_size);
+        let parts = self.training_set.buckets().chunks(batch_size);
         let mut stats = LatentStats::new(self.autoencoder.latent_channels());
         let set = self.training_set.without_augmentation();
-        for part in 0..total {
-            let indices = part * batch_size..set.len().min((part + 1) * batch_size);
+        for (part, indices) in parts.iter().enumerate() {
             if let Some((images, _)) = load_present(&set, indices, &self.device)? {
                 let posterior = vae.encode(images.clone());
                 let noise = self.posterior_noise(&images, u64::MAX, part);
                 stats.add(posterior.sample(noise));
             }
-            if at_work(observer, "measuring latents", part + 1, total) {
+            if at_work(observer, "measuring latents", part + 1, parts.len()) {
                 return Ok(None);
             }
         }
@@ -644,7 +646,7 @@ fn preview_images(
     validation_set: &ImageDataset,
     device: &Device,
 ) -> Result<Tensor<4>, Error> {
-    for set in [validation_set, training_set] {
+    for set in [validation_set, &training_set.squares()] {
         for first in (0..set.len()).step_by(PREVIEW_IMAGES) {
             let indices = first..set.len().min(first + PREVIEW_IMAGES);
             if let Some((images, _)) = load_images(set, indices, device) {

@@ -11,7 +11,7 @@ use super::{
     components::logged as logged_norms,
     conditions::Conditions,
     diagnose::{Forward, Stage2Suspects},
-    images::report_damage,
+    images::{report_buckets, report_damage},
     journal::journalled,
     latents::{Frozen, LatentBatch, LatentSource},
     logvar::LearntLogvar,
@@ -19,6 +19,7 @@ use super::{
     persist::persist,
     run_loop::{RunLoop, Trainee, Validation, Values, finite, restore_newest},
     state::{Trained, initialise},
+    together::images_per_step,
     validation::HeldOut,
     waiting::DATA_WAIT,
 };
@@ -77,6 +78,11 @@ fn train(
 
     let (training_set, held_out) = config.data.open(config.seed)?;
     report_damage(&training_set, observer);
+    report_buckets(
+        &training_set,
+        images_per_step(training, run.workers()),
+        observer,
+    );
     let training_set = Arc::new(training_set);
     let conditions = Conditions::new(config, stage2, &training_set, &held_out)?;
     let preview = conditions.preview(stage2, &training_set)?;
