@@ -145,7 +145,7 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_enum)]
     pub(crate) stage: Option<StageName>,
     /// What the training may take, such as 16GiB [default: 90% of the memory that is free now]
-    #[arg(long, value_name = "AMOUNT", value_parser = parse_bytes, allow_negative_numbers = true)]
+    #[arg(long, value_name = "AMOUNT", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub(crate) memory: Option<u64>,
     /// Change a setting, for example `--set stage2.training.batch_size=8`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]

@@ -5,9 +5,12 @@
 
 mod amount;
 mod disk;
+mod facts;
 mod fit;
 mod measured;
+mod predict;
 mod probe;
+mod report;
 mod stage;
 mod stand_in;
 mod table;
@@ -89,11 +92,11 @@ pub struct StagePlan {
     pub images_per_second: f64,
     /// What the stage's time consists of.
     pub time: Time,
-    /// The most memory that the process ever has, where that can be measured.
+    /// The most resident memory that the process ever has, where that can be measured.
     pub peak_memory: Option<u64>,
     /// What it consists of.
     pub memory: Option<Memory>,
-    /// Whether that is within what a run may take.
+    /// Whether that, without the file of latents, is within what a run may take, with 5% to spare.
     pub fits: Option<bool>,
     /// The largest micro-batch that fits, with the same images per step.
     pub proposal: Option<Proposal>,
@@ -146,8 +149,10 @@ pub struct Memory {
     pub ema: u64,
     /// What grows with each image of a micro-batch: activations and their gradients.
     pub per_image: u64,
-    /// Images and latents of the data set.
+    /// Prepared images of the data set.
     pub data: u64,
+    /// Pages of the file of latents. The system drops them where others need the room, so they never make a training not fit.
+    pub latents: u64,
     /// All else: frozen networks, working memory, sheets, the program.
     pub other: u64,
 }

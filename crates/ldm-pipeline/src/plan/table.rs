@@ -68,6 +68,7 @@ impl Display for StagePlan {
                 ("averages", memory.ema),
                 ("per image of a micro-batch", memory.per_image),
                 ("data", memory.data),
+                ("latents, mapped", memory.latents),
                 ("other", memory.other),
             ];
             row(f, "", String::new(), &list(&parts, bytes))?;

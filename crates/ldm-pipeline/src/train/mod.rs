@@ -36,6 +36,7 @@ use std::{fmt, ops::ControlFlow, path::Path};
 pub use diagnose::Culprit;
 pub use stage1::train_vae;
 pub use stage2::{check_diffusion, train_diffusion};
+pub(crate) use validation::VALIDATION_ITEMS;
 
 /// A part of the pipeline that is trained on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Images that the loss is measured on at most, at a timestep of every bin each.
-const VALIDATION_ITEMS: usize = 32;
+pub(crate) const VALIDATION_ITEMS: usize = 32;
 
 /// Names of the mean losses at the timesteps of each tenth of the forward process, from little noise to almost only noise.
 const BINS: [&str; 10] = [
