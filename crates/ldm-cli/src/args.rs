@@ -8,7 +8,7 @@ use ldm_pipeline::{
     plan::{ASSUMED_IMAGES, LEAST_STEPS, parse_bytes},
 };
 
-use crate::device::DeviceName;
+use crate::device::{DeviceList, DeviceName};
 
 /// Largest side of an image in pixels: beyond it no memory suffices.
 const MAX_SIDE: i64 = 16_384;
@@ -32,8 +32,9 @@ pub(crate) enum Command {
     Data(DataCommand),
     /// Train the autoencoder, the diffusion model, or one after the other.
     ///
-    /// A build with the feature `mpi` trains with several processes: `mpirun -n 4 ldm train all CONFIG`. Each makes its own `accumulation`
-    /// micro-batches of a step, so that a step has four times the images.
+    /// Several devices train together: `ldm train all CONFIG --device cuda:0,cuda:1`. Each makes its own `accumulation` micro-batches of a step,
+    /// so that a step has twice the images. A build with the feature `mpi` does the same with several processes, on one machine or many:
+    /// `mpirun -n 4 ldm train all CONFIG`.
     #[command(subcommand)]
     Train(TrainCommand),
     Plan(PlanArgs),
@@ -122,8 +123,9 @@ pub(crate) struct TrainArgs {
     /// Change a setting, for example `--set stage2.training.lr.rate=1e-4`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     pub(crate) overrides: Vec<String>,
-    #[command(flatten)]
-    pub(crate) device: DeviceArgs,
+    /// Where to compute; `ldm devices` lists what this build offers. Several, such as cuda:0,cuda:1, train together
+    #[arg(long = "device", default_value = "flex", value_name = "DEVICE[,DEVICE...]")]
+    pub(crate) devices: DeviceList,
 }
 
 /// Measure a few steps and predict a training's memory, time and disk, before it starts.

@@ -145,6 +145,9 @@ impl FromStr for DeviceName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains(',') {
+            return Err("only `ldm train` takes several devices".into());
+        }
         let (name, index) = match text.rsplit_once(':') {
             Some((name, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
                 let index = digits
@@ -189,5 +192,99 @@ impl fmt::Display for DeviceName {
             0 => f.write_str(self.backend.name),
             index => write!(f, "{}:{index}", self.backend.name),
         }
+    }
+}
+
+/// The devices of a training, each of which trains a copy of the model: one, or several of one kind.
+#[derive(Clone, Debug)]
+pub(crate) struct DeviceList(Vec<DeviceName>);
+
+impl DeviceList {
+    /// The devices, without autodiff; at least one.
+    pub(crate) fn open(&self) -> Vec<Device> {
+        self.0.iter().map(DeviceName::open).collect()
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The machine, with these devices as those that were asked for.
+    pub(crate) fn hardware(&self) -> Hardware {
+        Hardware {
+            device: self.to_string(),
+            ..self.0[0].hardware()
+        }
+    }
+
+    /// Several devices have to be of one kind, and different ones unless they are the CPU.
+    fn new(devices: Vec<DeviceName>) -> Result<Self, String> {
+        for (number, device) in devices.iter().enumerate() {
+            let first = &devices[0];
+            if device.backend != first.backend {
+                return Err(format!(
+                    "{first} and {device} are of two kinds, which round differently: their copies of the model would not stay equal"
+                ));
+            }
+            if !device.is_host() && devices[..number].contains(device) {
+                return Err(format!("{device} is named twice"));
+            }
+        }
+        Ok(Self(devices))
+    }
+}
+
+impl FromStr for DeviceList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !text.contains(',') {
+            return Self::new(vec![text.parse()?]);
+        }
+        let devices = text.split(',').map(|name| match name {
+            "" => Err("there is no device at one side of a comma; a list is like cuda:0,cuda:1".into()),
+            name => name.parse().map_err(|problem| format!("{name}: {problem}")),
+        });
+        Self::new(devices.collect::<Result<_, String>>()?)
+    }
+}
+
+impl fmt::Display for DeviceList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.0.iter().map(DeviceName::to_string).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The devices of that backend and those numbers, whether or not it is built in.
+    fn list(names: &[(&str, usize)]) -> Result<DeviceList, String> {
+        let devices = names.iter().map(|&(name, index)| {
+            let backend = BACKENDS.iter().find(|backend| backend.name == name);
+            let backend = backend.expect("a name of the table");
+            DeviceName { backend, index }
+        });
+        DeviceList::new(devices.collect())
+    }
+
+    #[test]
+    fn a_gpu_trains_one_copy_and_the_processor_as_many_as_it_is_told() {
+        let gpus = list(&[("cuda", 0), ("cuda", 1)]).unwrap();
+        assert_eq!(gpus.to_string(), "cuda,cuda:1");
+        assert_eq!(list(&[("flex", 0); 3]).unwrap().open().len(), 3);
+        let twice = list(&[("cuda", 1), ("cuda", 0), ("cuda", 1)]).unwrap_err();
+        assert_eq!(twice, "cuda:1 is named twice");
+        assert!(list(&[("tch:cuda", 0), ("tch:cuda", 0)]).is_err());
+    }
+
+    #[test]
+    fn devices_of_two_kinds_do_not_train_together() {
+        let mixed = list(&[("flex", 0), ("wgpu", 1)]).unwrap_err();
+        assert!(mixed.starts_with("flex and wgpu:1 are of two kinds"));
+        assert!(list(&[("tch", 0), ("tch:cuda", 0)]).is_err());
     }
 }

@@ -19,7 +19,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Shows how a long piece of work gets on, and hears Ctrl-C.
 pub(crate) struct Progress {
-    stop: Arc<AtomicBool>,
+    interrupt: Interrupt,
     bar: ProgressBar,
     /// What the bar counts.
     title: String,
@@ -27,14 +27,19 @@ pub(crate) struct Progress {
     /// Value of the counter when the bar appeared: a resumed run doesn't start from 0.
     started_at: u64,
     last_line: Option<Instant>,
-    /// Number of this process where it isn't the first of several, which then tells only of what is wrong.
-    process: Option<usize>,
+    /// What tells where it isn't the first of several processes or devices, which then tells only of what is wrong.
+    beside: Option<String>,
 }
 
-impl Progress {
-    pub(crate) fn new() -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = stop.clone();
+/// Set once Ctrl-C was pressed.
+#[derive(Clone, Default)]
+pub(crate) struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Listens for Ctrl-C, which is to be called once.
+    pub(crate) fn listen() -> Self {
+        let interrupt = Self::default();
+        let flag = interrupt.0.clone();
         // Only a second program-wide handler could fail here.
         let _ = ctrlc::set_handler(move || {
             if flag.swap(true, Ordering::Relaxed) {
@@ -43,28 +48,39 @@ impl Progress {
             }
             note("\nstopping after this step; press Ctrl-C again to stop at once");
         });
+        interrupt
+    }
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        Self::hearing(Interrupt::listen())
+    }
+
+    /// Stops by `interrupt`.
+    pub(crate) fn hearing(interrupt: Interrupt) -> Self {
         Self {
-            stop,
+            interrupt,
             bar: ProgressBar::hidden(),
             title: String::new(),
             started: Instant::now(),
             started_at: 0,
             last_line: None,
-            process: None,
+            beside: None,
         }
     }
 
-    /// For process `rank` of several, which shows no progress.
-    pub(crate) fn of_process(rank: usize) -> Self {
+    /// For `who`, one of several processes or devices beside the first, which shows no progress.
+    pub(crate) fn beside(who: String, interrupt: Interrupt) -> Self {
         Self {
-            process: Some(rank),
-            ..Self::new()
+            beside: Some(who),
+            ..Self::hearing(interrupt)
         }
     }
 
     /// Whether Ctrl-C was pressed.
     pub(crate) fn flow(&self) -> ControlFlow<()> {
-        if self.stop.load(Ordering::Relaxed) {
+        if self.interrupt.0.load(Ordering::Relaxed) {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
@@ -73,9 +89,9 @@ impl Progress {
 
     /// Shows an event of a training stage.
     pub(crate) fn on_event(&mut self, event: Event) -> ControlFlow<()> {
-        if let Some(rank) = self.process {
+        if let Some(who) = &self.beside {
             if let Event::Warning(text) = event {
-                note(format_args!("process {rank}: warning: {text}"));
+                note(format_args!("{who}: warning: {text}"));
             }
             return self.flow();
         }

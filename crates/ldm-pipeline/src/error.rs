@@ -172,6 +172,9 @@ pub enum Error {
         /// What to do about it.
         help: &'static str,
     },
+    /// Another device of the process has ended, which says why; this one can't go on without it.
+    #[error("another device's training has ended")]
+    OtherDevice,
     /// A request that the model can't serve.
     #[error("{0}")]
     Request(String),

@@ -1,9 +1,10 @@
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::OnceLock, time::Duration};
 
+use burn::tensor::Device;
 use ldm_pipeline::{
     Error,
     config::RunConfig,
-    parallel::Workers,
+    parallel::{Workers, on_devices},
     run::RunDir,
     train::{Outcome, Stage, check_diffusion, train_diffusion, train_vae},
 };
@@ -11,7 +12,7 @@ use ldm_pipeline::{
 use crate::{
     args::TrainArgs,
     output::{note, print},
-    progress::Progress,
+    progress::{Interrupt, Progress},
     report,
 };
 
@@ -22,15 +23,48 @@ pub(crate) const VAE: &[Stage] = &[Stage::Vae];
 pub(crate) const DIFFUSION: &[Stage] = &[Stage::Diffusion];
 pub(crate) const ALL: &[Stage] = &[Stage::Vae, Stage::Diffusion];
 
-/// Trains, together with the processes that a launcher of MPI may have started beside this one.
-pub(crate) fn run(args: TrainArgs, stages: &[Stage]) -> Result<(), Error> {
+/// Trains on one device or several, or together with the processes that a launcher of MPI may have started beside this one.
+pub(crate) fn run(args: TrainArgs, stages: &'static [Stage]) -> Result<(), Error> {
     let workers = Workers::from_environment()?;
-    let result = train(args, stages, &workers);
+    let mut devices = args.devices.open();
+    let several = devices.len() > 1;
+    let result = match (several, workers.size()) {
+        (true, 1) => return train_on(devices, args, stages),
+        (true, _) => Err(Error::Processes {
+            problem: format!(
+                "--device {} names several devices, but MPI has started several processes",
+                args.devices
+            ),
+            help: "let each process have one device, or start one process without mpirun",
+        }),
+        (false, _) => {
+            let progress = || match workers.rank() {
+                0 => Progress::new(),
+                rank => Progress::beside(format!("process {rank}"), Interrupt::listen()),
+            };
+            train(&args, stages, &workers, &devices.remove(0), progress)
+        }
+    };
     match &result {
         Ok(()) => workers.finish(),
         Err(error) => give_up(error, &workers),
     }
     result
+}
+
+/// Trains on each of several devices at once.
+fn train_on(devices: Vec<Device>, args: TrainArgs, stages: &'static [Stage]) -> Result<(), Error> {
+    let interrupt = OnceLock::new();
+    on_devices(devices, move |workers, device| {
+        let progress = || {
+            let interrupt = interrupt.get_or_init(Interrupt::listen).clone();
+            match workers.rank() {
+                0 => Progress::hearing(interrupt),
+                rank => Progress::beside(format!("device {rank}"), interrupt),
+            }
+        };
+        train(&args, stages, &workers, device, progress)
+    })
 }
 
 /// Ends all processes, if there are several: the others wait for this one and can't know that it failed. Otherwise returns.
@@ -47,29 +81,30 @@ fn give_up(error: &Error, workers: &Workers) {
     workers.abort();
 }
 
-fn train(args: TrainArgs, stages: &[Stage], workers: &Workers) -> Result<(), Error> {
-    let device = args.device.device.open();
-    let config = configure(&args, stages)?;
+fn train(
+    args: &TrainArgs,
+    stages: &[Stage],
+    workers: &Workers,
+    device: &Device,
+    progress: impl FnOnce() -> Progress,
+) -> Result<(), Error> {
+    let config = configure(args, stages)?;
     if stages.contains(&Stage::Diffusion) {
         check_diffusion(&config)?;
     }
     let run = RunDir::open_shared(&args.out, &config, stages, args.resume, workers)?
-        .with_hardware(args.device.device.hardware());
-    let mut progress = match workers.is_first() {
-        true => Progress::new(),
-        false => Progress::of_process(workers.rank()),
-    };
+        .with_hardware(args.devices.hardware());
+    // Before this, Ctrl-C needn't wait for anything.
+    let mut progress = progress();
     for &stage in stages {
         if workers.is_first() {
-            progress.say(&describe(&config, stage, workers));
+            progress.say(&describe(&config, stage, args, workers));
         }
         let train = match stage {
             Stage::Vae => train_vae,
             Stage::Diffusion => train_diffusion,
         };
-        let outcome = train(&config, &run, &device, &mut |event| {
-            progress.on_event(event)
-        })?;
+        let outcome = train(&config, &run, device, &mut |event| progress.on_event(event))?;
         progress.finish();
         if !workers.is_first() {
             if outcome != Outcome::Finished {
@@ -108,17 +143,18 @@ fn configure(args: &TrainArgs, stages: &[Stage]) -> Result<RunConfig, Error> {
 }
 
 /// What is about to happen, rates included: they are absolute.
-fn describe(config: &RunConfig, stage: Stage, workers: &Workers) -> String {
+fn describe(config: &RunConfig, stage: Stage, args: &TrainArgs, workers: &Workers) -> String {
     let training = match (stage, &config.stage2) {
         (Stage::Diffusion, Some(stage2)) => &stage2.training,
         _ => &config.stage1.training,
     };
-    let processes = match workers.size() {
-        1 => String::new(),
-        size => format!("{size} processes x "),
+    let together = match (args.devices.len(), workers.size()) {
+        (1, 1) => String::new(),
+        (1, size) => format!("{size} processes x "),
+        (devices, _) => format!("{devices} devices x "),
     };
     format!(
-        "{stage}: {} steps of {processes}{} x {} images, learning rate {:e} (absolute), {} warm-up steps",
+        "{stage}: {} steps of {together}{} x {} images, learning rate {:e} (absolute), {} warm-up steps",
         training.steps,
         training.accumulation,
         training.batch_size,

@@ -3,6 +3,7 @@
 use burn::Tensor;
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
+use burn::tensor::distributed::{ReduceOperation, all_reduce};
 use burn::tensor::TensorData;
 
 use crate::parallel::Workers;
@@ -10,8 +11,8 @@ use crate::parallel::Workers;
 /// Values after which a bucket is sent: 4 MiB, enough that the number of messages doesn't matter, and little beside a model.
 const BUCKET: usize = 1 << 20;
 
-/// Replaces the gradients of `module` by their sums over all processes, which go through the host's memory in buckets, in the order of the
-/// module's parameters. A parameter without a gradient counts as zero, unless none has one.
+/// Replaces the gradients of `module` by their sums over all processes, in the order of the module's parameters: where they are, if the
+/// devices can, otherwise through the host's memory in buckets. A parameter without a gradient counts as zero, unless none has one.
 pub(super) fn sum_over<M: Module>(workers: &Workers, gradients: &mut GradientsParams, module: &M) {
     let mut presence = Presence {
         gradients,
@@ -19,6 +20,7 @@ pub(super) fn sum_over<M: Module>(workers: &Workers, gradients: &mut GradientsPa
     };
     module.visit(&mut presence);
     let mut present = presence.flags;
+    // Also a meeting of all just before the reductions on devices, which can't be called off once one has begun.
     workers.sum(&mut present);
     let mut reduction = Reduction {
         workers,
@@ -83,6 +85,11 @@ impl ModuleVisitor for Reduction<'_> {
         }
         let id = param.id;
         let gradient = self.take(id, &param.val());
+        if let Some(devices) = self.workers.devices() {
+            // If it fails, so does whoever reads the sum, as the norm of the gradients does.
+            let sum = all_reduce(gradient, ReduceOperation::Sum, devices.to_vec());
+            return self.gradients.register(id, sum.resolve());
+        }
         let (device, dtype, shape) = (gradient.device(), gradient.dtype(), gradient.shape());
         let data = gradient.into_data().convert::<f32>();
         let values = data.as_slice::<f32>().expect("converted to f32");

@@ -1,19 +1,29 @@
-//! Data-parallel training: several processes, each with its own copy of the model and its own part of every batch.
+//! Data-parallel training: several processes, or threads of one that drive a device each, with their own copy of the model and their own
+//! part of every batch. What is said of processes here holds for such threads.
 //!
 //! W processes that accumulate A micro-batches of B images make the steps of one process that accumulates W·A of them. The micro-batches
 //! of a step are numbered 0, ..., W·A - 1 and dealt out in turn; data, noise, timesteps and dropped conditions depend on the number alone.
 //! Gradients are summed over all processes, so that all copies take the same step and stay equal. Process 0 alone writes files.
 
 mod environment;
+mod meeting;
 #[cfg(feature = "mpi")]
 mod mpi;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
 pub(crate) mod threads;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
+};
 
+use burn::tensor::Device;
+
+pub use threads::on_devices;
+
+use self::meeting::Over;
 use crate::{data::Share, error::Error, train::Culprit};
 
 /// What processes need to train together. All of them have to call the same functions in the same order.
@@ -32,6 +42,11 @@ pub trait Communicator: fmt::Debug + Send + Sync {
 
     /// Returns when all have called it. May take long: must leave the processor to others.
     fn wait(&self);
+
+    /// The devices of all, by rank, if their backend sums tensors over them: then gradients needn't go through the host's memory.
+    fn devices(&self) -> Option<&[Device]> {
+        None
+    }
 
     /// Ends all processes at once, without success.
     fn abort(&self) -> !;
@@ -96,6 +111,31 @@ impl Workers {
     pub(crate) fn sum(&self, values: &mut [f32]) {
         if let Some(all) = &self.0 {
             all.sum(values);
+        }
+    }
+
+    /// The devices over which tensors are summed where they are.
+    pub(crate) fn devices(&self) -> Option<&[Device]> {
+        self.0.as_ref().and_then(|all| all.devices())
+    }
+
+    /// Does `work`, before and after which no process does anything else: burn's random generator is one for all devices of a process.
+    pub(crate) fn undisturbed<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.wait();
+        let result = work();
+        self.wait();
+        result
+    }
+
+    /// What `work` returns, or an error if it needs another device whose training has ended; outside of this that ends the thread.
+    pub(crate) fn guarded<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        if self.0.is_none() {
+            return work();
+        }
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(result) => result,
+            Err(payload) if payload.is::<Over>() => Err(Error::OtherDevice),
+            Err(payload) => resume_unwind(payload),
         }
     }
 
@@ -181,7 +221,7 @@ impl Workers {
             (Ok(_), Some(part)) => {
                 let word = |at: usize| -> [u8; 8] { std::array::from_fn(|i| part[at + i]) };
                 Err(Error::NotFinite {
-                    name: "loss of another process",
+                    name: "loss of another process or device",
                     value: f64::from_le_bytes(word(0)),
                     step: u64::from_le_bytes(word(8)),
                     culprit: Culprit::Unknown,

@@ -90,8 +90,8 @@ fn two_processes_have_the_gradients_of_one_that_accumulates_twice_as_much() {
     let norm = expected.norm(&model);
     let expected = collect(&model, &expected);
 
-    let shared = std::sync::Mutex::new(model.clone());
-    let results = connected(2, |workers| {
+    let shared = std::sync::Mutex::new(model);
+    let results = connected(2, move |workers| {
         let model = shared.lock().unwrap().clone();
         let mut accumulator = Accumulator::default();
         for micro in 0..2 {
@@ -119,7 +119,7 @@ fn two_processes_have_the_gradients_of_one_that_accumulates_twice_as_much() {
 fn a_gradient_that_only_one_process_has_reaches_all() {
     let model = Model::new();
     let shared = std::sync::Mutex::new(model.clone());
-    let found = connected(2, |workers| {
+    let found = connected(2, move |workers| {
         let model = shared.lock().unwrap().clone();
         let mut accumulator = Accumulator::default();
         let mut gradients = model.gradients(0);
@@ -177,7 +177,7 @@ fn all_stop_if_one_does_and_all_know_of_a_number_that_is_none() {
     assert_eq!(
         messages,
         [
-            "the loss of another process is inf at step 3: each of its parts is finite here",
+            "the loss of another process or device is inf at step 3: each of its parts is finite here",
             "the loss is inf at step 3: each of its parts is finite here"
         ]
     );

@@ -24,19 +24,27 @@ pub(super) struct DamageReport {
 impl DamageReport {
     /// With what earlier stages and sessions of `run` named, which is told as a number.
     pub(super) fn open(run: &RunDir, observer: &mut Observer) -> Self {
-        let file = run.path().join("damaged.txt");
-        let known: HashSet<String> = fs::read_to_string(&file)
-            .map(|text| text.lines().map(str::to_owned).collect())
-            .unwrap_or_default();
-        if !known.is_empty() {
+        let mut report = Self {
+            file: run.path().join("damaged.txt"),
+            known: HashSet::new(),
+        };
+        report.learn();
+        if !report.known.is_empty() {
             let text = format!(
                 "images that can't be used, named before: {}, listed in {}",
-                known.len(),
-                file.display()
+                report.known.len(),
+                report.file.display()
             );
             let _ = observer(Event::Note(&text));
         }
-        Self { file, known }
+        report
+    }
+
+    /// Reads what was named, if anything was.
+    fn learn(&mut self) {
+        if let Ok(text) = fs::read_to_string(&self.file) {
+            self.known.extend(text.lines().map(str::to_owned));
+        }
     }
 
     /// Names those of `skipped`, samples of `set`, that weren't named before.
@@ -49,6 +57,10 @@ impl DamageReport {
         let mut new = String::new();
         for SkippedSample { index, error } in skipped {
             let location = set.entries()[index].location().display().to_string();
+            if !self.known.contains(&location) {
+                // Another process or device may have come across it in another epoch.
+                self.learn();
+            }
             if self.known.insert(location.clone()) {
                 let text = format!("{error}; skipped, {} so far", self.known.len());
                 let _ = observer(Event::Warning(&text));

@@ -426,7 +426,7 @@ impl Start {
         if self.samples_seen != self.step * now {
             let before = self.samples_seen as f64 / self.step as f64;
             let _ = observer(Event::Note(&format!(
-                "a step has {now} images now, and had {before} before (batch size x accumulation x processes)"
+                "a step has {now} images now, and had {before} before (batch size x accumulation x processes or devices)"
             )));
         }
     }

@@ -96,8 +96,8 @@ fn train<M: Autoencoder + Into<FirstStage>>(
     training.precision.check(Stage::Vae, device)?;
     if stage1.revive_codes_after.is_some() && workers.size() > 1 {
         return Err(Error::Processes {
-            problem: "`stage1.revive_codes_after` is set, but each process has its own latents to revive codes from".into(),
-            help: "leave it out, or train in one process",
+            problem: "`stage1.revive_codes_after` is set, but each process or device has its own latents to revive codes from".into(),
+            help: "leave it out, or train in one process on one device",
         });
     }
     let checkpoints = Checkpoints::open(&run.checkpoints(Stage::Vae), training.retention())?;
@@ -126,13 +126,16 @@ fn train<M: Autoencoder + Into<FirstStage>>(
     let preview_images = preview_images(&training_set, &validation_set, device)?;
     run.start(Stage::Vae, config)?;
     let mut damaged = DamageReport::open(run, observer);
-    damaged.check(
-        &validation_set,
-        CHECKED_IMAGES,
-        config.data.strict,
-        observer,
-    )?;
-    let (vae, discriminator, logvar) = initial(config, init, device);
+    if workers.is_first() {
+        damaged.check(
+            &validation_set,
+            CHECKED_IMAGES,
+            config.data.strict,
+            observer,
+        )?;
+    }
+    let (vae, discriminator, logvar) =
+        workers.undisturbed(|| initial(config, init, device));
     let codebook = codebook_watch(stage1, &autoencoder, None);
     let mut trainer = Stage1Trainer {
         config,
@@ -249,8 +252,9 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
         let discriminator = self.discriminator.as_ref().map(Trained::module);
         let statistics = discriminator.map(PatchDiscriminator::running_statistics);
         let mut batches = Vec::with_capacity(self.stage1.training.accumulation);
-        let mut result = self.attempt(step, rate, &mut batches, observer);
-        if let Err(Error::NotFinite { culprit, .. }) = &mut result {
+        let workers = self.workers;
+        let mut result = workers.guarded(|| self.attempt(step, rate, &mut batches, observer));
+        if let Err(error) = &mut result {
             // Nothing but these statistics has changed, and the repetition of the step will change them again.
             let restore = || {
                 let discriminator = self.discriminator.as_ref().map(Trained::module);
@@ -259,8 +263,10 @@ impl<M: Autoencoder + Into<FirstStage>> Trainee for Stage1Trainer<'_, M> {
                 }
             };
             restore();
-            *culprit = self.culprit(step, &batches);
-            restore();
+            if let Error::NotFinite { culprit, .. } = error {
+                *culprit = self.culprit(step, &batches);
+                restore();
+            }
         }
         result
     }

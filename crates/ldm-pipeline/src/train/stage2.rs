@@ -121,7 +121,7 @@ fn train(
         first_stage: frozen,
         first_stage_config: files.config,
         conditions,
-        denoiser: initial(config, stage2, device),
+        denoiser: workers.undisturbed(|| initial(config, stage2, device)),
         logvar: initial_logvar(stage2, device),
         latents,
         held_out,
@@ -213,7 +213,8 @@ struct Stage2Trainer<'a> {
 impl Trainee for Stage2Trainer<'_> {
     fn step(&mut self, step: u64, rate: f64, observer: &mut Observer) -> Result<Values, Error> {
         let mut batches = Vec::with_capacity(self.stage2.training.accumulation);
-        match self.attempt(step, rate, &mut batches, observer) {
+        let workers = self.workers;
+        match workers.guarded(|| self.attempt(step, rate, &mut batches, observer)) {
             Err(Error::NotFinite {
                 name, value, step, ..
             }) => Err(Error::NotFinite {

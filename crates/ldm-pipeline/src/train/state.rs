@@ -1,5 +1,7 @@
 //! What one optimiser trains, and its average.
 
+use std::sync::{Mutex, PoisonError};
+
 use burn::{
     module::{Module, ParamId},
     tensor::{Device, Tensor},
@@ -133,6 +135,9 @@ impl<M: Module> Trained<M> {
     }
 }
 
+/// Held while weights are drawn, as burn's generator is one for the process.
+static GENERATOR: Mutex<()> = Mutex::new(());
+
 /// Draws a module's initial weights: on a given backend a pure function of `seed` and `part`.
 pub(super) fn initialise<M: Module>(
     seed: u64,
@@ -140,6 +145,7 @@ pub(super) fn initialise<M: Module>(
     device: &Device,
     init: impl FnOnce() -> M,
 ) -> M {
+    let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     device.seed(rng(seed, Stream::Init, part, 0).next_u64());
     init().materialize()
 }
