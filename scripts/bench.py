@@ -17,7 +17,8 @@ DOCS = pathlib.Path("docs/benchmarks.md")
 def build(package, bench):
     """The path of a bench of the workspace, built in release."""
     # With the packages that select burn's features, so that a build of the program and this one share their dependencies.
-    command = ["cargo", "bench", "-p", "ldm-cli", "-p", package, "--bench", bench, "--no-run", "--message-format=json-render-diagnostics"]
+    command = ["cargo", "bench", "-p", "ldm-cli", "-p", package, "--bench", bench]
+    command += ["--no-run", "--message-format=json-render-diagnostics"]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if output.returncode:
         sys.exit(output.returncode)
@@ -30,9 +31,9 @@ def build(package, bench):
 
 def run(command):
     """The last line of a command's output, which is JSON."""
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    output = subprocess.run(command, capture_output=True, text=True)
     if output.returncode:
-        sys.exit(f"error: {' '.join(map(str, command))} ended with {output.returncode}")
+        sys.exit(f"{output.stderr}error: {' '.join(map(str, command))} ended with {output.returncode}")
     return json.loads(output.stdout.strip().splitlines()[-1])
 
 
@@ -41,9 +42,10 @@ def compare(workload, ours, args):
     options = [workload, "--repeats", str(args.repeats), "--threads", str(args.threads)]
     sides = {"ours": [ours, *options], "peer": [sys.executable, PEER, *options]}
     results = {side: [] for side in sides}
-    for _ in range(args.rounds):
+    for number in range(args.rounds):
         for side, command in sides.items():
             results[side].append(run(command))
+            print(f"{workload}, round {number + 1}, {side}: {results[side][-1]['median_s']:.3f} s", file=sys.stderr, flush=True)
     seconds = {side: statistics.median(result["median_s"] for result in results[side]) for side in sides}
     # Memory hardly varies; what counts is how much has to be there.
     memory = {side: max(result["peak_rss_mib"] for result in results[side]) for side in sides}
@@ -135,7 +137,7 @@ def bench_workloads(args):
 def bench_operators(args):
     peaks, results = None, []
     for package, bench in [("ldm-nn", "ops"), ("ldm-pipeline", "updates")]:
-        command = [build(package, bench), *args.names, "--roofline", "--threads", str(args.threads)]
+        command = [build(package, bench), *args.names, "--json", "--threads", str(args.threads)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         for line in process.stdout:
             result = json.loads(line)
