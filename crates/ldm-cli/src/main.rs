@@ -3,7 +3,6 @@
 mod args;
 mod commands;
 mod device;
-mod memory;
 mod output;
 mod progress;
 
@@ -15,7 +14,7 @@ use ldm_pipeline::Error;
 use output::note;
 
 fn main() -> ExitCode {
-    memory::keep_freed_memory();
+    ldm_pipeline::memory::keep_freed_memory();
     let cli = args::Cli::parse();
     match commands::run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,338 +1,374 @@
-//! Times the operators against burn's own, alternately, at the shapes of the small and of the paper's models.
+//! Times the operators at the shapes of the models that `scripts/bench.sh` runs, alternately with burn's own, and compares them
+//! with the machine's limits.
 //!
-//! `cargo bench -p ldm-nn --bench ops [-- FILTER..] [--ours]`: medians in milliseconds, and GFLOP/s for matrix work.
-//! `--ours` leaves out burn's, for a profiler.
+//! `cargo bench -p ldm-nn --bench ops [-- FILTER..] [--threads N] [--ours] [--best] [--json]`: median milliseconds, operations and
+//! bytes per second, and how near that is to the machine's roof. `+bwd` is a forward and a backward pass. `--ours` leaves out
+//! burn's operators, for a profiler; `--best` prints the best times instead of the medians.
 
-use std::time::{Duration, Instant};
+mod roofline;
 
 use burn::{
     nn::{
-        GroupNorm, GroupNormConfig, PaddingConfig2d,
+        GroupNormConfig, LinearConfig, PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
     },
     tensor::{Device, Distribution, Tensor},
 };
-use ldm_nn::ops::{self, composed};
+use ldm_nn::{
+    LayerNorm, Upsample2d,
+    ops::{self, composed},
+    upsample_nearest,
+};
 
-/// At least this many rounds, and rounds until this much time has passed.
-const MIN_ROUNDS: usize = 5;
-const MIN_TIME: Duration = Duration::from_millis(400);
-
-/// One line of the table: an operator at a shape, ours and burn's.
-struct Case<'a> {
-    name: String,
-    /// Floating-point operations, or 0 for an operator bound by memory.
-    flop: f64,
-    ours: Box<dyn FnMut() + 'a>,
-    theirs: Box<dyn FnMut() + 'a>,
-}
+use roofline::{Cost, Table, timed};
 
 fn main() {
-    let filters: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|argument| !argument.starts_with('-'))
-        .collect();
-    println!(
-        "{:<44} {:>9} {:>9} {:>7} {:>9} {:>9}",
-        "operator", "ours ms", "burn ms", "ratio", "GFLOP/s", "burn's"
-    );
-    let device = Device::flex();
-    for (n, c, size) in [
-        (32, 64, 16),
-        (32, 128, 8),
-        (32, 192, 4),
-        (8, 32, 64),
-        (8, 64, 32),
-        (8, 128, 16),
-        (1, 224, 64),
-        (1, 128, 256),
+    let table = Table::from_arguments();
+    group_norms(&table);
+    layer_norms(&table);
+    convolutions(&table);
+    upsamplings(&table);
+    attentions(&table);
+    linears(&table);
+    geglus(&table);
+}
+
+fn group_norms(table: &Table) {
+    for (n, c, size, silu) in [
+        (1, 224, 64, true),
+        (1, 448, 32, true),
+        (1, 448, 32, false),
+        (1, 896, 8, true),
+        (2, 320, 32, true),
+        (2, 1280, 8, true),
+        (1, 128, 256, true),
+        (1, 256, 128, true),
+        (1, 512, 64, true),
+        (32, 64, 16, true),
+        (32, 64, 16, false),
+        (32, 128, 8, true),
+        (32, 192, 4, true),
+        (8, 32, 64, true),
+        (8, 64, 32, true),
+        (8, 128, 16, true),
     ] {
-        let norm = GroupNormConfig::new(32, c).init(&device);
-        for silu in [false, true] {
-            group_norm_case(&filters, &norm, [n, c, size, size], silu);
-        }
+        let (name, ours, theirs): (_, fn(&_, _) -> _, fn(&_, _) -> _) = if silu {
+            (
+                "group_norm_silu",
+                ops::group_norm_silu,
+                composed::group_norm_silu,
+            )
+        } else {
+            ("group_norm", ops::group_norm, composed::group_norm)
+        };
+        let shape = [n, c, size, size];
+        let side = |operator: fn(&_, _) -> _| {
+            move |inputs: &Inputs| {
+                let norm = GroupNormConfig::new(32, c).init(&inputs.device);
+                let x = inputs.tensor(shape);
+                boxed(move || operator(&norm, x.clone()))
+            }
+        };
+        let costs = elementwise(shape);
+        operator(
+            table,
+            &format!("{name} {shape:?}"),
+            costs,
+            side(ours),
+            side(theirs),
+        );
     }
+}
+
+fn layer_norms(table: &Table) {
+    for shape in [
+        [2, 1024, 320],
+        [2, 256, 640],
+        [2, 64, 1280],
+        [32, 256, 64],
+        [32, 64, 128],
+    ] {
+        let side = |operator: fn(&LayerNorm, Tensor<3>) -> Tensor<3>| {
+            move |inputs: &Inputs| {
+                let norm = LayerNorm::new(shape[2], 1e-5, &inputs.device);
+                let x = inputs.tensor(shape);
+                boxed(move || operator(&norm, x.clone()))
+            }
+        };
+        operator(
+            table,
+            &format!("layer_norm {shape:?}"),
+            elementwise(shape),
+            side(ops::layer_norm),
+            side(composed::layer_norm),
+        );
+    }
+}
+
+/// Forward reads and writes all elements once; backward reads the input and the gradient, and writes a gradient.
+fn elementwise<const D: usize>(shape: [usize; D]) -> [Cost; 2] {
+    let elements: usize = shape.iter().product();
+    [Cost::new(0, 2 * elements), Cost::new(0, 5 * elements)]
+}
+
+fn convolutions(table: &Table) {
     for (n, c_in, c_out, size, kernel, stride) in [
+        // The CelebA-HQ U-Net.
+        (1, 3, 224, 64, 3, 1),
+        (1, 224, 224, 64, 3, 1),
+        (1, 448, 224, 64, 3, 1),
+        (1, 448, 448, 32, 3, 1),
+        (1, 672, 672, 16, 3, 1),
+        (1, 896, 896, 8, 3, 1),
+        (1, 1792, 896, 8, 3, 1),
+        (1, 448, 224, 64, 1, 1),
+        (1, 1792, 896, 8, 1, 1),
+        (1, 224, 224, 64, 3, 2),
+        (1, 448, 448, 32, 3, 2),
+        // The text-to-image U-Net.
+        (2, 320, 320, 32, 3, 1),
+        (2, 640, 640, 16, 3, 1),
+        (2, 1280, 1280, 8, 3, 1),
+        (2, 2560, 1280, 4, 3, 1),
+        (2, 320, 320, 32, 1, 1),
+        (2, 640, 640, 16, 3, 2),
+        // KL-f4.
+        (1, 3, 128, 256, 3, 1),
+        (1, 128, 128, 256, 3, 1),
+        (1, 256, 256, 128, 3, 1),
+        (1, 512, 512, 64, 3, 1),
+        (1, 128, 3, 256, 3, 1),
+        (1, 256, 128, 256, 1, 1),
+        (1, 128, 128, 256, 3, 2),
+        // The small U-Net.
         (32, 64, 64, 16, 3, 1),
         (32, 128, 64, 16, 3, 1),
         (32, 128, 128, 8, 3, 1),
         (32, 192, 192, 4, 3, 1),
         (32, 384, 192, 4, 3, 1),
+        (32, 64, 64, 16, 1, 1),
+        (32, 192, 128, 8, 1, 1),
+        (32, 64, 64, 16, 3, 2),
+        // The small autoencoder.
+        (8, 3, 32, 64, 3, 1),
         (8, 32, 32, 64, 3, 1),
         (8, 64, 64, 32, 3, 1),
         (8, 128, 128, 16, 3, 1),
-        (8, 3, 32, 64, 3, 1),
         (8, 32, 3, 64, 3, 1),
-        (1, 224, 224, 64, 3, 1),
-        (1, 448, 448, 32, 3, 1),
-        (1, 672, 672, 16, 3, 1),
-        (1, 128, 128, 256, 3, 1),
-        (32, 64, 64, 16, 1, 1),
-        (32, 192, 128, 8, 1, 1),
-        (1, 448, 224, 64, 1, 1),
-        (32, 64, 64, 16, 3, 2),
         (8, 64, 64, 32, 3, 2),
     ] {
-        let conv = Conv2dConfig::new([c_in, c_out], [kernel, kernel])
-            .with_stride([stride, stride])
-            .with_padding(PaddingConfig2d::Explicit(
-                kernel / 2,
-                kernel / 2,
-                kernel / 2,
-                kernel / 2,
-            ))
-            .init(&device);
-        conv_case(&filters, &conv, [n, c_in, size, size]);
+        let shape = [n, c_in, size, size];
+        let side = |operator: fn(&Conv2d, Tensor<4>) -> Tensor<4>| {
+            move |inputs: &Inputs| {
+                let half = kernel / 2;
+                let conv = Conv2dConfig::new([c_in, c_out], [kernel, kernel])
+                    .with_stride([stride, stride])
+                    .with_padding(PaddingConfig2d::Explicit(half, half, half, half))
+                    .init(&inputs.device);
+                let x = inputs.tensor(shape);
+                boxed(move || operator(&conv, x.clone()))
+            }
+        };
+        let (inputs, outputs) = (n * size * size, n * (size / stride).pow(2));
+        operator(
+            table,
+            &format!("conv{kernel}x{kernel}/{stride} {c_in}->{c_out} {shape:?}"),
+            weighted(
+                c_in * c_out * kernel * kernel,
+                outputs,
+                [inputs * c_in, outputs * c_out],
+            ),
+            side(ops::conv2d),
+            side(composed::conv2d),
+        );
     }
+}
+
+fn upsamplings(table: &Table) {
+    for shape @ [n, c, size, _] in [
+        [1, 448, 32, 32],
+        [1, 896, 8, 8],
+        [2, 1280, 8, 8],
+        [1, 256, 128, 128],
+        [1, 512, 64, 64],
+        [32, 128, 8, 8],
+        [8, 64, 32, 32],
+    ] {
+        let outputs = n * 4 * size * size;
+        let side = |operator: fn(&Upsample2d, Tensor<4>) -> Tensor<4>| {
+            move |inputs: &Inputs| {
+                let upsample = Upsample2d::new(c, &inputs.device);
+                let x = inputs.tensor(shape);
+                boxed(move || operator(&upsample, x.clone()))
+            }
+        };
+        operator(
+            table,
+            &format!("upsample conv3x3 {shape:?}"),
+            weighted(9 * c * c, outputs, [n * c * size * size, outputs * c]),
+            side(Upsample2d::forward),
+            side(|upsample, x| {
+                let [_, _, height, width] = x.dims();
+                composed::conv2d(&upsample.conv, upsample_nearest(x, [2 * height, 2 * width]))
+            }),
+        );
+    }
+}
+
+fn linears(table: &Table) {
+    for (shape, outputs) in [
+        ([1, 1024, 448], 448),
+        ([1, 64, 896], 896),
+        ([2, 1024, 320], 2560),
+        ([2, 1024, 1280], 320),
+        ([2, 256, 640], 5120),
+        ([2, 64, 1280], 10240),
+        ([2, 77, 1280], 320),
+        ([32, 256, 64], 512),
+        ([32, 256, 256], 64),
+        ([32, 64, 128], 1024),
+    ] {
+        let [n, length, inputs] = shape;
+        let tokens = n * length;
+        let side = move |inputs: &Inputs| {
+            let linear = LinearConfig::new(shape[2], outputs).init(&inputs.device);
+            let x = inputs.tensor(shape);
+            boxed(move || linear.forward(x.clone()))
+        };
+        // burn's own on both sides: what is of interest is the roof.
+        operator(
+            table,
+            &format!("linear {shape:?}->{outputs}"),
+            weighted(
+                inputs * outputs,
+                tokens,
+                [tokens * inputs, tokens * outputs],
+            ),
+            side,
+            side,
+        );
+    }
+}
+
+/// Costs of `weights` that each meet `positions` positions. Backward does the work of forward twice; it reads the input, the weights and
+/// the gradient of the output, and writes gradients of the first two.
+fn weighted(weights: usize, positions: usize, [input, output]: [usize; 2]) -> [Cost; 2] {
+    let flop = 2 * weights * positions;
+    [
+        Cost::new(flop, input + weights + output),
+        Cost::new(3 * flop, 3 * (input + weights) + 2 * output),
+    ]
+}
+
+fn attentions(table: &Table) {
     for (b, heads, l, s, d) in [
+        (1, 14, 1024, 1024, 32),
+        (1, 21, 256, 256, 32),
+        (1, 28, 64, 64, 32),
+        (2, 8, 1024, 1024, 40),
+        (2, 8, 1024, 77, 40),
+        (2, 8, 256, 256, 80),
+        (2, 8, 64, 64, 160),
+        (1, 1, 4096, 4096, 512),
         (32, 4, 256, 256, 16),
         (32, 4, 256, 32, 16),
         (32, 4, 64, 64, 32),
         (32, 4, 64, 32, 32),
-        (1, 14, 1024, 1024, 32),
-        (2, 8, 1024, 77, 40),
+        (8, 1, 256, 256, 128),
     ] {
-        attention_case(&filters, b, heads, [l, s], d);
+        let side = |operator: fn(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<4>| {
+            move |inputs: &Inputs| {
+                let q = inputs.tensor([b, heads, l, d]);
+                let [k, v] = [0; 2].map(|_| inputs.tensor([b, heads, s, d]));
+                boxed(move || operator(q.clone(), k.clone(), v.clone()))
+            }
+        };
+        let flop = 4 * b * heads * l * s * d;
+        // Forward moves q, k, v and the output; backward those and three gradients, and reads the output's.
+        let floats = b * heads * (l + s) * d;
+        operator(
+            table,
+            &format!("attention {b}x{heads}x{l}x{s}x{d}"),
+            [Cost::new(flop, 2 * floats), Cost::new(3 * flop, 6 * floats)],
+            side(ops::attention),
+            side(composed::attention),
+        );
     }
-    for shape in [[32, 256, 512], [32, 64, 1024], [2, 1024, 2560]] {
-        geglu_case(&filters, shape);
+}
+
+fn geglus(table: &Table) {
+    for shape in [
+        [2, 1024, 2560],
+        [2, 256, 5120],
+        [2, 64, 10240],
+        [32, 256, 512],
+        [32, 64, 1024],
+    ] {
+        let side = |operator: fn(Tensor<3>) -> Tensor<3>| {
+            move |inputs: &Inputs| {
+                let x = inputs.tensor(shape);
+                boxed(move || operator(x.clone()))
+            }
+        };
+        let half = shape.iter().product::<usize>() / 2;
+        operator(
+            table,
+            &format!("geglu {shape:?}"),
+            [Cost::new(0, 3 * half), Cost::new(0, 8 * half)],
+            side(ops::geglu),
+            side(composed::geglu),
+        );
     }
 }
 
-fn geglu_case(filters: &[String], shape: [usize; 3]) {
-    let name = format!("geglu {shape:?}");
-    let x = random(shape, &Device::flex());
-    let plain = |f: fn(Tensor<3>) -> Tensor<3>| {
-        let x = x.clone();
-        move || drop(f(x.clone()))
-    };
-    let (ours, theirs) = (
-        Box::new(plain(ops::geglu)),
-        Box::new(plain(composed::geglu)),
-    );
-    report(
-        filters,
-        Case {
-            name: name.clone(),
-            flop: 0.0,
-            ours,
-            theirs,
-        },
-    );
-    let x = random(shape, &Device::flex().autodiff());
-    let tracked = |f: fn(Tensor<3>) -> Tensor<3>| {
-        let x = x.clone();
-        move || drop(f(x.clone().require_grad()).sum().backward())
-    };
-    let (ours, theirs) = (
-        Box::new(tracked(ops::geglu)),
-        Box::new(tracked(composed::geglu)),
-    );
-    report(
-        filters,
-        Case {
-            name: name + " +bwd",
-            flop: 0.0,
-            ours,
-            theirs,
-        },
-    );
+/// Where an operator's operands are.
+struct Inputs {
+    device: Device,
+    tracked: bool,
 }
 
-fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), device)
+impl Inputs {
+    /// Random numbers, which gradients are wanted of where there are gradients.
+    fn tensor<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        let x = Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), &self.device);
+        if self.tracked { x.require_grad() } else { x }
+    }
 }
 
-/// Times a unary operator forward, and forward with backward.
-fn unary_case<M: Clone>(
-    filters: &[String],
+type Operator<const D: usize> = Box<dyn Fn() -> Tensor<D>>;
+
+fn boxed<const D: usize>(operator: impl Fn() -> Tensor<D> + 'static) -> Operator<D> {
+    Box::new(operator)
+}
+
+/// Two lines of the table: the forward pass, and it with the backward pass.
+fn operator<const D: usize>(
+    table: &Table,
     name: &str,
-    flop: f64,
-    module: (&M, &M),
-    shape: [usize; 4],
-    ours: fn(&M, Tensor<4>) -> Tensor<4>,
-    theirs: fn(&M, Tensor<4>) -> Tensor<4>,
+    costs: [Cost; 2],
+    ours: impl Fn(&Inputs) -> Operator<D>,
+    theirs: impl Fn(&Inputs) -> Operator<D>,
 ) {
-    let device = Device::flex();
-    let x = random(shape, &device);
-    let plain = |f: fn(&M, Tensor<4>) -> Tensor<4>| {
-        let x = x.clone();
-        move || drop(f(module.0, x.clone()))
-    };
-    report(
-        filters,
-        Case {
-            name: format!("{name} {shape:?}"),
-            flop,
-            ours: Box::new(plain(ours)),
-            theirs: Box::new(plain(theirs)),
-        },
-    );
-    let x = random(shape, &device.autodiff());
-    let tracked = |f: fn(&M, Tensor<4>) -> Tensor<4>| {
-        let x = x.clone();
-        move || drop(f(module.1, x.clone().require_grad()).sum().backward())
-    };
-    report(
-        filters,
-        Case {
-            name: format!("{name} {shape:?} +bwd"),
-            flop: 3.0 * flop,
-            ours: Box::new(tracked(ours)),
-            theirs: Box::new(tracked(theirs)),
-        },
-    );
-}
-
-fn group_norm_case(filters: &[String], norm: &GroupNorm, shape: [usize; 4], silu: bool) {
-    use burn::module::Module;
-    let tracked = norm.clone().fork(&Device::flex().autodiff()).train();
-    if silu {
-        unary_case(
-            filters,
-            "group_norm_silu",
-            0.0,
-            (norm, &tracked),
-            shape,
-            ops::group_norm_silu,
-            composed::group_norm_silu,
-        );
-    } else {
-        unary_case(
-            filters,
-            "group_norm",
-            0.0,
-            (norm, &tracked),
-            shape,
-            ops::group_norm,
-            composed::group_norm,
-        );
+    let [forward, both] = costs;
+    if table.has(name) {
+        let inputs = Inputs {
+            device: Device::flex(),
+            tracked: false,
+        };
+        let (ours, theirs) = (ours(&inputs), theirs(&inputs));
+        let (ours, theirs) = (timed(|| drop(ours())), timed(|| drop(theirs())));
+        table.line(name, forward, ours, Some(theirs));
     }
-}
-
-fn conv_case(filters: &[String], conv: &Conv2d, shape: [usize; 4]) {
-    use burn::module::Module;
-    let tracked = conv.clone().fork(&Device::flex().autodiff()).train();
-    let weight: usize = conv.weight.dims().iter().product();
-    let pixels = shape[0] * shape[2] * shape[3] / (conv.stride[0] * conv.stride[1]);
-    let name = format!(
-        "conv{}x{}/{} {}->{}",
-        conv.kernel_size[0],
-        conv.kernel_size[1],
-        conv.stride[0],
-        shape[1],
-        conv.weight.dims()[0]
-    );
-    unary_case(
-        filters,
-        &name,
-        2.0 * (weight * pixels) as f64,
-        (conv, &tracked),
-        shape,
-        ops::conv2d,
-        composed::conv2d,
-    );
-}
-
-fn attention_case(filters: &[String], batch: usize, heads: usize, [l, s]: [usize; 2], d: usize) {
-    type Attention = fn(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<4>;
-    let flop = 4.0 * (batch * heads * l * s * d) as f64;
-    let name = format!("attention {batch}x{heads}x{l}x{s}x{d}");
-    let inputs = |device: &Device| {
-        (
-            random([batch, heads, l, d], device),
-            random([batch, heads, s, d], device),
-            random([batch, heads, s, d], device),
-        )
-    };
-    let (q, k, v) = inputs(&Device::flex());
-    let plain = |f: Attention| {
-        let (q, k, v) = (q.clone(), k.clone(), v.clone());
-        move || drop(f(q.clone(), k.clone(), v.clone()))
-    };
-    report(
-        filters,
-        Case {
-            name: name.clone(),
-            flop,
-            ours: Box::new(plain(ops::attention)),
-            theirs: Box::new(plain(composed::attention)),
-        },
-    );
-    let (q, k, v) = inputs(&Device::flex().autodiff());
-    let tracked = |f: Attention| {
-        let (q, k, v) = (q.clone(), k.clone(), v.clone());
-        move || {
-            drop(
-                f(
-                    q.clone().require_grad(),
-                    k.clone().require_grad(),
-                    v.clone().require_grad(),
-                )
-                .sum()
-                .backward(),
-            )
-        }
-    };
-    report(
-        filters,
-        Case {
-            name: name + " +bwd",
-            flop: 3.0 * flop,
-            ours: Box::new(tracked(ops::attention)),
-            theirs: Box::new(tracked(composed::attention)),
-        },
-    );
-}
-
-fn report(filters: &[String], mut case: Case) {
-    if !filters.is_empty()
-        && !filters
-            .iter()
-            .any(|filter| case.name.contains(filter.as_str()))
-    {
-        return;
+    let name = format!("{name} +bwd");
+    if table.has(&name) {
+        let inputs = Inputs {
+            device: Device::flex().autodiff(),
+            tracked: true,
+        };
+        let (ours, theirs) = (ours(&inputs), theirs(&inputs));
+        // The gradient that it starts from is one of ones.
+        let ours = timed(|| drop(ours().backward()));
+        let theirs = timed(|| drop(theirs().backward()));
+        table.line(&name, both, ours, Some(theirs));
     }
-    let (mut ours, mut theirs) = (vec![], vec![]);
-    let alone = std::env::args().any(|argument| argument == "--ours");
-    (case.ours)();
-    if alone {
-        case.theirs = Box::new(|| ());
-    }
-    (case.theirs)();
-    let start = Instant::now();
-    while ours.len() < MIN_ROUNDS || start.elapsed() < MIN_TIME {
-        ours.push(seconds(&mut case.ours));
-        theirs.push(seconds(&mut case.theirs));
-    }
-    let (ours, theirs) = (median(ours), median(theirs));
-    let rate = |time: f64| {
-        if case.flop > 0.0 {
-            format!("{:.1}", case.flop / time / 1e9)
-        } else {
-            String::new()
-        }
-    };
-    println!(
-        "{:<44} {:>9.3} {:>9.3} {:>7.3} {:>9} {:>9}",
-        case.name,
-        ours * 1e3,
-        theirs * 1e3,
-        ours / theirs,
-        rate(ours),
-        rate(theirs)
-    );
-}
-
-fn seconds(run: &mut dyn FnMut()) -> f64 {
-    let start = Instant::now();
-    run();
-    start.elapsed().as_secs_f64()
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    // The best is what a busy machine's neighbours disturb least.
-    let best = std::env::args().any(|argument| argument == "--best");
-    times[if best { 0 } else { times.len() / 2 }]
 }

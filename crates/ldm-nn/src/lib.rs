@@ -10,6 +10,7 @@ pub mod weights;
 mod activations;
 mod attention;
 mod embedding;
+mod freed_memory;
 mod layer_norm;
 mod resample;
 mod resnet;
@@ -17,6 +18,7 @@ mod resnet;
 pub use activations::{Activations, BlockInputs, MapInputs};
 pub use attention::{Attention, AttentionConfig};
 pub use embedding::{TimestepEmbedding, timestep_embedding};
+pub use freed_memory::keep_freed_memory;
 pub use layer_norm::LayerNorm;
 pub use resample::{
     Downsample2d, DownsamplePadding, Upsample2d, downsample_mean_2x, upsample_nearest,

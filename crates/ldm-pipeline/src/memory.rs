@@ -2,6 +2,8 @@
 
 use std::fs;
 
+pub use ldm_nn::keep_freed_memory;
+
 /// Resident memory of this process, in bytes. Known on Linux only.
 pub fn resident_memory() -> Option<u64> {
     field("/proc/self/status", "VmRSS:")
