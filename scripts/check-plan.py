@@ -4,8 +4,7 @@ peak of memory must agree within 15%.
 
 Usage: scripts/check-plan.py [LDM]        LDM is a release build, by default target/release/ldm
 
-Needs Linux, about a quarter of an hour on two cores, and a machine with nothing else to do: other work makes steps slower at one time than at
-another.
+Needs Linux, about five minutes on two cores, and a machine with nothing else to do: other work makes steps slower at one time than at another.
 """
 
 import json

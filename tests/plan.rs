@@ -156,8 +156,8 @@ fn wrong_requests_are_refused() {
             case("plan tiny.toml --data nowhere", "nowhere", ""),
             case(
                 "plan tiny.toml --set stage1.training.batch_size=0",
-                "stage1.training.batch_size",
-                "",
+                "`stage1.training` has `batch_size` = 0",
+                "lists all keys",
             ),
             case(
                 "plan tiny.toml --set stage1.training.stpes=1",
