@@ -124,7 +124,11 @@ pub(crate) struct TrainArgs {
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     pub(crate) overrides: Vec<String>,
     /// Where to compute; `ldm devices` lists what this build offers. Several, such as cuda:0,cuda:1, train together
-    #[arg(long = "device", default_value = "flex", value_name = "DEVICE[,DEVICE...]")]
+    #[arg(
+        long = "device",
+        default_value = "flex",
+        value_name = "DEVICE[,DEVICE...]"
+    )]
     pub(crate) devices: DeviceList,
 }
 

@@ -243,7 +243,9 @@ impl FromStr for DeviceList {
             return Self::new(vec![text.parse()?]);
         }
         let devices = text.split(',').map(|name| match name {
-            "" => Err("there is no device at one side of a comma; a list is like cuda:0,cuda:1".into()),
+            "" => Err(
+                "there is no device at one side of a comma; a list is like cuda:0,cuda:1".into(),
+            ),
             name => name.parse().map_err(|problem| format!("{name}: {problem}")),
         });
         Self::new(devices.collect::<Result<_, String>>()?)

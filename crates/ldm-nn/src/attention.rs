@@ -79,16 +79,16 @@ impl Attention {
             Some(context) => ops::in_dtype(context, self.to_k.weight.val().dtype()),
             None => x.clone(),
         };
-        let q = self.split_heads(watch::linear(&self.to_q, x));
-        let k = self.split_heads(watch::linear(&self.to_k, context.clone()));
-        let v = self.split_heads(watch::linear(&self.to_v, context));
+        let q = self.split_heads(ops::linear(&self.to_q, x));
+        let k = self.split_heads(ops::linear(&self.to_k, context.clone()));
+        let v = self.split_heads(ops::linear(&self.to_v, context));
         let [b, heads, length, head_dim] = q.dims();
         let attended = watch::joint(Site::parent(self.to_q.weight.id), [q, k, v], |[q, k, v]| {
             ops::attention(q, k, v)
         })
         .swap_dims(1, 2)
         .reshape([b, length, heads * head_dim]);
-        watch::linear(&self.to_out[0], attended)
+        ops::linear(&self.to_out[0], attended)
     }
 
     /// Self-attention over the pixels of `[N, C, H, W]`, with the norm before it and the residual round it.

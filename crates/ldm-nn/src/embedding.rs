@@ -4,7 +4,7 @@ use burn::{
     tensor::activation::silu,
 };
 
-use crate::{ops::in_dtype, watch};
+use crate::ops::{self, in_dtype};
 
 /// Sinusoidal timestep embedding (Ho et al. 2020; Vaswani et al. 2017, section 3.5) in diffusers' general form.
 ///
@@ -61,6 +61,6 @@ impl TimestepEmbedding {
     /// `[N, in_channels]` to `[N, time_embed_dim]`; no activation after the second layer.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let x = in_dtype(x, self.linear_1.weight.val().dtype());
-        watch::linear(&self.linear_2, silu(watch::linear(&self.linear_1, x)))
+        ops::linear(&self.linear_2, silu(ops::linear(&self.linear_1, x)))
     }
 }

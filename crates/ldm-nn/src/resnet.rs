@@ -7,7 +7,7 @@ use burn::{
     tensor::activation::silu,
 };
 
-use crate::{ops, watch};
+use crate::ops;
 
 /// Configuration of a [`ResnetBlock2d`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -109,7 +109,7 @@ impl ResnetBlock2d {
             None => ops::group_norm_silu(&self.norm2, h),
             Some(projection) => {
                 let temb = temb.expect("a block with a timestep projection needs an embedding");
-                let temb = watch::linear(projection, silu(temb)).unsqueeze_dims::<4>(&[-1, -1]);
+                let temb = ops::linear(projection, silu(temb)).unsqueeze_dims::<4>(&[-1, -1]);
                 if self.scale_shift {
                     let mut halves = temb.chunk(2, 1).into_iter();
                     let (scale, shift) = (halves.next().unwrap(), halves.next().unwrap());

@@ -11,7 +11,7 @@ use std::{
 
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamId},
-    nn::{Embedding, Linear},
+    nn::Embedding,
     prelude::*,
 };
 
@@ -115,11 +115,6 @@ pub fn joint<const N: usize, const I: usize, const O: usize>(
     let y = forward(inputs);
     note(site, Some(input), &y);
     y
-}
-
-/// Applies a linear layer to `x`.
-pub fn linear<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
-    layer(linear.weight.id, x, |x| linear.forward(x))
 }
 
 /// Embeds `indices`, `[N, L]` to `[N, L, width]`.
@@ -229,7 +224,7 @@ fn is_enum(container_type: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use burn::nn::{LinearConfig, conv::Conv2dConfig};
+    use burn::nn::{Linear, LinearConfig, conv::Conv2dConfig};
 
     use super::*;
     use crate::{AttentionConfig, ops};
@@ -260,7 +255,7 @@ mod tests {
         }
 
         fn forward(&self, x: Tensor<3>) -> Tensor<4> {
-            let x = self.attn.forward(linear(&self.first, x), None);
+            let x = self.attn.forward(ops::linear(&self.first, x), None);
             ops::conv2d(&self.convs[0], x.unsqueeze_dim(1))
         }
 

@@ -4,7 +4,7 @@ mod ops_support;
 
 use burn::{
     nn::{
-        GroupNormConfig, PaddingConfig2d,
+        GroupNormConfig, LinearConfig, PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
     },
     tensor::{Device, Tensor},
@@ -65,6 +65,28 @@ fn layer_norm_does_not_depend_on_threads() {
         )
     });
     assert_eq!(one, many);
+}
+
+#[test]
+fn linear_maps_do_not_depend_on_threads() {
+    let device = Device::flex().autodiff();
+    // Blocks of rows with sums in parts; all threads in one product.
+    for ([rows, inputs], outputs) in [([2100, 48], 80), ([300, 320], 512)] {
+        let linear = LinearConfig::new(inputs, outputs).init(&device);
+        let [one, many] = on_one_and_on_many(|| {
+            let x = tensor(&values(rows * inputs, 1), [rows, inputs], &device).require_grad();
+            let y = ops::linear(&linear, x.clone());
+            let grads = y.clone().powi_scalar(3).sum().backward();
+            let bias = linear.bias.as_ref().expect("a bias").val();
+            [
+                to_vec(y),
+                to_vec(x.grad(&grads).expect("tracked")),
+                to_vec(linear.weight.val().grad(&grads).expect("tracked")),
+                to_vec(bias.grad(&grads).expect("tracked")),
+            ]
+        });
+        assert!(one == many, "{rows} rows");
+    }
 }
 
 #[test]

@@ -279,9 +279,9 @@ impl SelfAttention {
                 .reshape([batch, length, self.heads, width / self.heads])
                 .swap_dims(1, 2)
         };
-        let q = split(watch::linear(&self.query, x.clone()));
-        let k = split(watch::linear(&self.key, x.clone()));
-        let v = split(watch::linear(&self.value, x));
+        let q = split(ops::linear(&self.query, x.clone()));
+        let k = split(ops::linear(&self.key, x.clone()));
+        let v = split(ops::linear(&self.value, x));
         let attended = watch::joint(
             Site::parent(self.query.weight.id),
             [q, k, v],
@@ -312,13 +312,13 @@ fn masked_attention(
 
 impl Intermediate {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.activation.forward(watch::linear(&self.dense, x))
+        self.activation.forward(ops::linear(&self.dense, x))
     }
 }
 
 impl Output {
     fn forward(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
         self.layer_norm
-            .forward(watch::linear(&self.dense, x) + residual)
+            .forward(ops::linear(&self.dense, x) + residual)
     }
 }

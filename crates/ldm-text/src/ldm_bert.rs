@@ -222,8 +222,8 @@ impl EncoderLayer {
         let normed = self.self_attn_layer_norm.forward(x.clone());
         let x = x + self.self_attn.forward(normed);
         let normed = self.final_layer_norm.forward(x.clone());
-        let hidden = self.activation.forward(watch::linear(&self.fc1, normed));
-        x + watch::linear(&self.fc2, hidden)
+        let hidden = self.activation.forward(ops::linear(&self.fc1, normed));
+        x + ops::linear(&self.fc2, hidden)
     }
 }
 
@@ -237,16 +237,16 @@ impl SelfAttention {
                 .swap_dims(1, 2)
         };
         let projected = [
-            split(watch::linear(&self.q_proj, x.clone())),
-            split(watch::linear(&self.k_proj, x.clone())),
-            split(watch::linear(&self.v_proj, x)),
+            split(ops::linear(&self.q_proj, x.clone())),
+            split(ops::linear(&self.k_proj, x.clone())),
+            split(ops::linear(&self.v_proj, x)),
         ];
         let attended = watch::joint(
             Site::parent(self.q_proj.weight.id),
             projected,
             |[q, k, v]| ops::attention(q, k, v),
         );
-        watch::linear(&self.out_proj, attended.swap_dims(1, 2).flatten(2, 3))
+        ops::linear(&self.out_proj, attended.swap_dims(1, 2).flatten(2, 3))
     }
 }
 

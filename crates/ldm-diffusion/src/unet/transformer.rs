@@ -68,14 +68,14 @@ impl Transformer2d {
         let normed = ops::group_norm(&self.norm, x.clone());
         let mut tokens = match &self.proj_in {
             Projection::Conv(conv) => to_tokens(ops::conv2d(conv, normed)),
-            Projection::Linear(linear) => watch::linear(linear, to_tokens(normed)),
+            Projection::Linear(linear) => ops::linear(linear, to_tokens(normed)),
         };
         for block in &self.transformer_blocks {
             tokens = block.forward(tokens, context.clone());
         }
         let projected = match &self.proj_out {
             Projection::Conv(conv) => ops::conv2d(conv, to_image(tokens)),
-            Projection::Linear(linear) => to_image(watch::linear(linear, tokens)),
+            Projection::Linear(linear) => to_image(ops::linear(linear, tokens)),
         };
         projected + x
     }
@@ -185,9 +185,9 @@ impl FeedForward {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let inner = watch::joint(
             Site::parent(self.proj_in.weight.id),
-            [watch::linear(&self.proj_in, x)],
+            [ops::linear(&self.proj_in, x)],
             |[x]| ops::geglu(x),
         );
-        watch::linear(&self.proj_out, inner)
+        ops::linear(&self.proj_out, inner)
     }
 }

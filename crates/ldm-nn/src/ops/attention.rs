@@ -8,6 +8,7 @@
 use rayon::prelude::*;
 
 use super::{
+    buffer::filled,
     gemm::{Matrix, Panels, small_product},
     shared::SharedSlice,
     simd::{LANES, exp, multiversion},
@@ -119,77 +120,85 @@ impl Task {
 /// The output, `[batch, queries, heads, width]`, and the log-sum-exp of each query's scores, `[tasks][queries]`.
 pub(super) fn forward(sizes: Sizes, [q, k, v]: [Heads<'_>; 3]) -> (Vec<f32>, Vec<Vec<f32>>) {
     let (width, keys) = (sizes.padded_width(), sizes.padded_keys());
-    let mut out = vec![0.0; sizes.batch * sizes.queries * sizes.heads * sizes.width];
-    let shared = SharedSlice::new(&mut out);
-    let log_sums = sizes
-        .tasks()
-        .into_par_iter()
-        .map_init(
-            || {
-                (
-                    vec![0.0; BLOCK * keys],
-                    vec![0.0; BLOCK * width],
-                    Vec::with_capacity(BLOCK),
-                )
-            },
-            |(weights, sums, denominators), task| {
-                let q = q.rows(task.image, task.head);
-                let k = transposed_panels(k.rows(task.image, task.head), sizes.keys, sizes.width);
-                let v = padded_rows(v.rows(task.image, task.head), sizes.keys, sizes.width);
-                let mut log_sums = Vec::with_capacity(task.queries[1] - task.queries[0]);
-                for (first, count) in task.blocks() {
-                    let q = Matrix {
-                        data: &q.data[first * q.row..],
-                        ..q
-                    };
-                    let panels = Panels {
-                        data: &k,
-                        panel: sizes.width * LANES,
-                        step: LANES,
-                    };
-                    small_product(
-                        [count, keys / LANES, sizes.width],
-                        weights,
-                        keys,
-                        q,
-                        panels,
-                        false,
-                    );
-                    denominators.clear();
-                    let scores = &mut weights[..count * keys];
-                    softmax(
-                        scores,
-                        keys,
-                        sizes.keys,
-                        sizes.scale(),
-                        denominators,
-                        &mut log_sums,
-                    );
-                    let panels = Panels {
-                        data: &v,
-                        panel: LANES,
-                        step: width,
-                    };
-                    let lhs = Matrix::rows(weights, keys);
-                    small_product(
-                        [count, width / LANES, sizes.keys],
-                        sums,
-                        width,
-                        lhs,
-                        panels,
-                        false,
-                    );
-                    for (row, denominator) in denominators.iter().enumerate() {
-                        let sums = &mut sums[row * width..row * width + sizes.width];
-                        sums.iter_mut().for_each(|sum| *sum /= denominator);
-                        // SAFETY: this query of this head of this image is this task's alone.
-                        unsafe { shared.write(sizes.row(&task, sizes.queries, first + row), sums) };
+    let mut log_sums = Vec::new();
+    let fill = |out: &mut [f32]| {
+        let shared = SharedSlice::new(out);
+        log_sums = sizes
+            .tasks()
+            .into_par_iter()
+            .map_init(
+                || {
+                    (
+                        vec![0.0; BLOCK * keys],
+                        vec![0.0; BLOCK * width],
+                        Vec::with_capacity(BLOCK),
+                    )
+                },
+                |(weights, sums, denominators), task| {
+                    let q = q.rows(task.image, task.head);
+                    let k =
+                        transposed_panels(k.rows(task.image, task.head), sizes.keys, sizes.width);
+                    let v = padded_rows(v.rows(task.image, task.head), sizes.keys, sizes.width);
+                    let mut log_sums = Vec::with_capacity(task.queries[1] - task.queries[0]);
+                    for (first, count) in task.blocks() {
+                        let q = Matrix {
+                            data: &q.data[first * q.row..],
+                            ..q
+                        };
+                        let panels = Panels {
+                            data: &k,
+                            panel: sizes.width * LANES,
+                            step: LANES,
+                        };
+                        small_product(
+                            [count, keys / LANES, sizes.width],
+                            weights,
+                            keys,
+                            q,
+                            panels,
+                            false,
+                        );
+                        denominators.clear();
+                        let scores = &mut weights[..count * keys];
+                        softmax(
+                            scores,
+                            keys,
+                            sizes.keys,
+                            sizes.scale(),
+                            denominators,
+                            &mut log_sums,
+                        );
+                        let panels = Panels {
+                            data: &v,
+                            panel: LANES,
+                            step: width,
+                        };
+                        let lhs = Matrix::rows(weights, keys);
+                        small_product(
+                            [count, width / LANES, sizes.keys],
+                            sums,
+                            width,
+                            lhs,
+                            panels,
+                            false,
+                        );
+                        for (row, denominator) in denominators.iter().enumerate() {
+                            let sums = &mut sums[row * width..row * width + sizes.width];
+                            sums.iter_mut().for_each(|sum| *sum /= denominator);
+                            // SAFETY: this query of this head of this image is this task's alone.
+                            unsafe {
+                                shared.write(sizes.row(&task, sizes.queries, first + row), sums)
+                            };
+                        }
                     }
-                }
-                log_sums
-            },
-        )
-        .collect();
+                    log_sums
+                },
+            )
+            .collect();
+    };
+    let token = sizes.heads * sizes.width;
+    // SAFETY: every query of every head is a task's, which writes it.
+    let out = unsafe { filled(sizes.batch * sizes.queries * token, fill) };
     (out, log_sums)
 }
 

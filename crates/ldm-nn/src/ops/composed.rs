@@ -2,7 +2,7 @@
 //! tested and measured against.
 
 use burn::{
-    nn::{GroupNorm, conv::Conv2d},
+    nn::{GroupNorm, Linear, conv::Conv2d},
     tensor::{Tensor, activation, module},
 };
 
@@ -28,6 +28,11 @@ pub fn group_norm_silu(norm: &GroupNorm, x: Tensor<4>) -> Tensor<4> {
 pub fn layer_norm(norm: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
     let beta = Some(norm.beta.val());
     module::layer_norm(x, norm.gamma.val(), beta, norm.epsilon)
+}
+
+/// [`linear`](super::linear) of burn's.
+pub fn linear<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
+    linear.forward(x)
 }
 
 /// [`attention`](super::attention) of burn's matrix products and softmax.

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::{
+    buffer::filled,
     gemm::{Matrix, product},
     simd::{multiversion, sum_by},
     winograd::{self, Images, Kernels, with_channels_last},
@@ -107,7 +108,6 @@ pub(super) fn forward(
         });
     }
     let (pixels, depth) = (conv.output_pixels(), conv.inputs * conv.taps());
-    let mut y = vec![0.0; conv.images * conv.outputs * pixels];
     let many = conv.images >= MANY_IMAGES;
     let image = |(y, x): (&mut [f32], &[f32])| {
         if let Some(bias) = bias {
@@ -127,16 +127,19 @@ pub(super) fn forward(
         );
     };
     let length = conv.outputs * pixels;
-    if many {
-        y.par_chunks_mut(length)
-            .zip(x.par_chunks(conv.input_len()))
-            .for_each(image);
-    } else {
-        y.chunks_mut(length)
-            .zip(x.chunks(conv.input_len()))
-            .for_each(image);
-    }
-    y
+    let fill = |y: &mut [f32]| {
+        if many {
+            y.par_chunks_mut(length)
+                .zip(x.par_chunks(conv.input_len()))
+                .for_each(image);
+        } else {
+            y.chunks_mut(length)
+                .zip(x.chunks(conv.input_len()))
+                .for_each(image);
+        }
+    };
+    // SAFETY: the images are all of it; without a bias a product only writes, and with one the bias is there before.
+    unsafe { filled(conv.images * length, fill) }
 }
 
 /// The gradients that are `wanted`, from that of the output.

@@ -5,30 +5,37 @@
 
 use rayon::prelude::*;
 
-use super::simd::{exp, mul_add, multiversion};
+use super::{
+    buffer::filled,
+    simd::{exp, mul_add, multiversion},
+};
 
 /// Elements that make a task.
 const TASK: usize = 16 * 1024;
 
 /// The activation of rows of `2 * width` elements: rows of `width`.
 pub(super) fn forward(x: &[f32], width: usize) -> Vec<f32> {
-    let mut y = vec![0.0; x.len() / 2];
     let rows = (TASK / width).max(1);
-    y.par_chunks_mut(rows * width)
-        .zip(x.par_chunks(rows * 2 * width))
-        .for_each(|(y, x)| forward_rows(x, y, width));
-    y
+    let fill = |y: &mut [f32]| {
+        y.par_chunks_mut(rows * width)
+            .zip(x.par_chunks(rows * 2 * width))
+            .for_each(|(y, x)| forward_rows(x, y, width));
+    };
+    // SAFETY: the rows are all of it, and are only written.
+    unsafe { filled(x.len() / 2, fill) }
 }
 
 /// The gradient of `x` from that of the activation.
 pub(super) fn backward(x: &[f32], grad: &[f32], width: usize) -> Vec<f32> {
-    let mut dx = vec![0.0; x.len()];
     let rows = (TASK / width).max(1);
-    dx.par_chunks_mut(rows * 2 * width)
-        .zip(x.par_chunks(rows * 2 * width))
-        .zip(grad.par_chunks(rows * width))
-        .for_each(|((dx, x), grad)| backward_rows(x, grad, dx, width));
-    dx
+    let fill = |dx: &mut [f32]| {
+        dx.par_chunks_mut(rows * 2 * width)
+            .zip(x.par_chunks(rows * 2 * width))
+            .zip(grad.par_chunks(rows * width))
+            .for_each(|((dx, x), grad)| backward_rows(x, grad, dx, width));
+    };
+    // SAFETY: the rows are all of it, and are only written.
+    unsafe { filled(x.len(), fill) }
 }
 
 multiversion! {

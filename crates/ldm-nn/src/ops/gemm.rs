@@ -3,6 +3,11 @@
 use gemm::Parallelism;
 
 use super::simd::{LANES, mul_add, multiversion};
+#[cfg(target_arch = "x86_64")]
+use super::{
+    avx512,
+    simd::{Level, level},
+};
 
 /// Rows of the micro-kernel: with two registers a row, its accumulators fill twelve of AVX2's sixteen.
 const ROWS: usize = 6;
@@ -93,23 +98,41 @@ pub(super) struct Panels<'a> {
     pub(super) step: usize,
 }
 
+/// `out = lhs rhs`, plus `out` if `accumulate`, on this thread: `shape` is `[m, panels of rhs, k]`, and row `i` of
+/// `out` starts at `i * out_row`.
+pub(super) fn small_product(
+    shape: [usize; 3],
+    out: &mut [f32],
+    out_row: usize,
+    lhs: Matrix<'_>,
+    rhs: Panels<'_>,
+    accumulate: bool,
+) {
+    let [m, panels, k] = shape;
+    if m == 0 || panels == 0 || k == 0 {
+        return;
+    }
+    lhs.assert_holds(m, k);
+    assert!((panels - 1) * rhs.panel + (k - 1) * rhs.step + LANES <= rhs.data.len());
+    assert!((m - 1) * out_row + panels * LANES <= out.len());
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: the machine has AVX-512, and all elements were just checked to be in their slices.
+        return unsafe { avx512::small_product(shape, out, out_row, lhs, rhs, accumulate) };
+    }
+    by_lanes(shape, out, out_row, lhs, rhs, accumulate);
+}
+
 multiversion! {
-    /// `out = lhs rhs`, plus `out` if `accumulate`, on this thread: `shape` is `[m, panels of rhs, k]`, and row `i` of
-    /// `out` starts at `i * out_row`.
-    pub(super) fn small_product(
+    /// [`small_product`] in the lanes of any machine, for a shape without a 0 that was checked to be in the slices.
+    fn by_lanes(
         shape: [usize; 3], out: &mut [f32], out_row: usize, lhs: Matrix<'_>, rhs: Panels<'_>, accumulate: bool,
     ) {
         let [m, panels, k] = shape;
-        if m == 0 || panels == 0 || k == 0 {
-            return;
-        }
-        lhs.assert_holds(m, k);
-        assert!((panels - 1) * rhs.panel + (k - 1) * rhs.step + LANES <= rhs.data.len());
-        assert!((m - 1) * out_row + panels * LANES <= out.len());
         for panel in 0..panels {
             for row in (0..m).step_by(ROWS) {
                 // SAFETY: the kernel stays within `rows` rows of `lhs` and `out` from `row`, and within `k` rows of
-                // the panel, which were just checked to be in their slices.
+                // the panel, which the caller has checked to be in their slices.
                 unsafe {
                     let lhs = Matrix { data: lhs.data.get_unchecked(row * lhs.row..), ..lhs };
                     let rhs = Panels { data: rhs.data.get_unchecked(panel * rhs.panel..), ..rhs };

@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use super::buffer::filled;
 use super::simd::{LANES, Stats, exp, mul_add, multiversion, sigmoid, sum_of_lanes};
 
 /// What the rows of a `[N, C, H, W]` tensor mean to the normalisation.
@@ -48,18 +49,21 @@ pub(super) fn forward(
     silu: bool,
 ) -> (Vec<f32>, Vec<Stats>) {
     let len = groups.len();
-    let mut y = vec![0.0; x.len()];
     let mut stats = vec![Stats::default(); x.len() / len];
-    y.par_chunks_mut(len)
-        .zip(x.par_chunks(len))
-        .zip(stats.par_iter_mut())
-        .enumerate()
-        .for_each(|(index, ((y, x), stats))| {
-            *stats = Stats::of(x, epsilon);
-            let channels = groups.channels_of(index);
-            let affine = (&gamma[channels.clone()], &beta[channels]);
-            normalize_group(x, y, affine, *stats, groups.pixels, silu);
-        });
+    let fill = |y: &mut [f32]| {
+        y.par_chunks_mut(len)
+            .zip(x.par_chunks(len))
+            .zip(stats.par_iter_mut())
+            .enumerate()
+            .for_each(|(index, ((y, x), stats))| {
+                *stats = Stats::of(x, epsilon);
+                let channels = groups.channels_of(index);
+                let affine = (&gamma[channels.clone()], &beta[channels]);
+                normalize_group(x, y, affine, *stats, groups.pixels, silu);
+            });
+    };
+    // SAFETY: the groups are all of it, and are only written.
+    let y = unsafe { filled(x.len(), fill) };
     (y, stats)
 }
 
@@ -73,18 +77,21 @@ pub(super) fn backward(
     silu: bool,
 ) -> Gradients {
     let len = groups.len();
-    let mut dx = vec![0.0; x.len()];
     // Sums of one channel of one image: `[Σ g, Σ g x̂]`.
     let mut sums = vec![[0.0f64; 2]; x.len() / groups.pixels];
-    dx.par_chunks_mut(len)
-        .zip(x.par_chunks(len).zip(grad.par_chunks(len)))
-        .zip(sums.par_chunks_mut(groups.channels_per_group))
-        .enumerate()
-        .for_each(|(index, ((dx, (x, grad)), sums))| {
-            let channels = groups.channels_of(index);
-            let affine = (&gamma[channels.clone()], &beta[channels]);
-            backward_group(x, grad, dx, affine, stats[index], silu, sums);
-        });
+    let fill = |dx: &mut [f32]| {
+        dx.par_chunks_mut(len)
+            .zip(x.par_chunks(len).zip(grad.par_chunks(len)))
+            .zip(sums.par_chunks_mut(groups.channels_per_group))
+            .enumerate()
+            .for_each(|(index, ((dx, (x, grad)), sums))| {
+                let channels = groups.channels_of(index);
+                let affine = (&gamma[channels.clone()], &beta[channels]);
+                backward_group(x, grad, dx, affine, stats[index], silu, sums);
+            });
+    };
+    // SAFETY: the groups are all of it, and each element is written before it is read.
+    let dx = unsafe { filled(x.len(), fill) };
 
     let mut totals = vec![[0.0f64; 2]; groups.channels];
     for image in sums.chunks(groups.channels) {

@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 
+use super::buffer::filled;
 use super::simd::{LANES, Stats, mul_add, multiversion, sum_of_lanes};
 
 /// Elements that make a task.
@@ -26,12 +27,15 @@ pub(super) fn forward(
 ) -> (Vec<f32>, Vec<Stats>) {
     let width = gamma.len();
     let rows = (TASK / width).max(1);
-    let mut y = vec![0.0; x.len()];
     let mut stats = vec![Stats::default(); x.len() / width];
-    y.par_chunks_mut(rows * width)
-        .zip(x.par_chunks(rows * width))
-        .zip(stats.par_chunks_mut(rows))
-        .for_each(|((y, x), stats)| normalize_rows(x, y, (gamma, beta), stats, epsilon));
+    let fill = |y: &mut [f32]| {
+        y.par_chunks_mut(rows * width)
+            .zip(x.par_chunks(rows * width))
+            .zip(stats.par_chunks_mut(rows))
+            .for_each(|((y, x), stats)| normalize_rows(x, y, (gamma, beta), stats, epsilon));
+    };
+    // SAFETY: the rows are all of it, and are only written.
+    let y = unsafe { filled(x.len(), fill) };
     (y, stats)
 }
 
@@ -39,18 +43,21 @@ pub(super) fn forward(
 pub(super) fn backward(x: &[f32], grad: &[f32], gamma: &[f32], stats: &[Stats]) -> Gradients {
     let width = gamma.len();
     let rows = (TASK / width).max(1);
-    let mut dx = vec![0.0; x.len()];
     // Of each task `[dγ | dβ]`.
     let mut sums = vec![0.0f32; stats.len().div_ceil(rows) * 2 * width];
-    dx.par_chunks_mut(rows * width)
-        .zip(
-            x.par_chunks(rows * width)
-                .zip(grad.par_chunks(rows * width)),
-        )
-        .zip(stats.par_chunks(rows).zip(sums.par_chunks_mut(2 * width)))
-        .for_each(|((dx, (x, grad)), (stats, sums))| {
-            backward_rows(x, grad, dx, gamma, stats, sums);
-        });
+    let fill = |dx: &mut [f32]| {
+        dx.par_chunks_mut(rows * width)
+            .zip(
+                x.par_chunks(rows * width)
+                    .zip(grad.par_chunks(rows * width)),
+            )
+            .zip(stats.par_chunks(rows).zip(sums.par_chunks_mut(2 * width)))
+            .for_each(|((dx, (x, grad)), (stats, sums))| {
+                backward_rows(x, grad, dx, gamma, stats, sums);
+            });
+    };
+    // SAFETY: the rows are all of it, and each element is written before it is read.
+    let dx = unsafe { filled(x.len(), fill) };
 
     let mut totals = vec![0.0f64; 2 * width];
     for task in sums.chunks(2 * width) {

@@ -13,7 +13,7 @@
 //! `portable` (what the target has at least) or `composed` (no kernel), for tests and to find a fault.
 
 use burn::{
-    nn::{GroupNorm, conv::Conv2d},
+    nn::{GroupNorm, Linear, conv::Conv2d},
     tensor::{DType, FloatDType, Tensor},
 };
 
@@ -23,8 +23,12 @@ pub mod composed;
 
 #[cfg(feature = "flex")]
 mod attention;
+#[cfg(all(feature = "flex", target_arch = "x86_64"))]
+mod avx512;
 #[cfg(feature = "flex")]
 mod backend;
+#[cfg(feature = "flex")]
+mod buffer;
 #[cfg(feature = "flex")]
 mod conv2d;
 #[cfg(feature = "flex")]
@@ -35,6 +39,8 @@ mod gemm;
 mod group_norm;
 #[cfg(feature = "flex")]
 mod layer_norm;
+#[cfg(feature = "flex")]
+mod linear;
 #[cfg(feature = "flex")]
 mod scratch;
 #[cfg(feature = "flex")]
@@ -99,6 +105,17 @@ pub fn layer_norm(norm: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
         composed::layer_norm(norm, x)
     };
     watch::layer(norm.gamma.id, x, |x| widened(x, forward))
+}
+
+/// A linear map of the last axis, `[.., C_in]` to `[.., C_out]`.
+pub fn linear<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
+    watch::layer(linear.weight.id, x, |x| {
+        #[cfg(feature = "flex")]
+        if let Some(y) = kernel_linear(linear, &x) {
+            return y;
+        }
+        composed::linear(linear, x)
+    })
 }
 
 /// `x` in f32.
@@ -193,6 +210,36 @@ fn kernel_group_norm(norm: &GroupNorm, x: &Tensor<4>, silu: bool) -> Option<Tens
             silu,
         )
     })
+}
+
+/// The kernel's result, or `None` where it does not apply.
+#[cfg(feature = "flex")]
+fn kernel_linear<const D: usize>(linear: &Linear, x: &Tensor<D>) -> Option<Tensor<D>> {
+    let mut shape = x.dims();
+    let [inputs, outputs] = linear.weight.dims();
+    let applies = D > 1
+        && backend::runs_on(x)
+        && backend::runs_on(&linear.weight.val())
+        && shape[D - 1] == inputs
+        && x.shape().num_elements() > 0
+        && outputs > 0;
+    if !applies {
+        return None;
+    }
+    let x = match D {
+        // A view stays one.
+        3 => Tensor::from_dispatch(x.clone().into_dispatch()),
+        _ => {
+            let images = shape[..D - 2].iter().product();
+            x.clone().reshape([images, shape[D - 2], inputs])
+        }
+    };
+    let bias = match &linear.bias {
+        Some(bias) => bias.val(),
+        None => Tensor::zeros([0], &x.device()),
+    };
+    shape[D - 1] = outputs;
+    Some(backend::linear(x, linear.weight.val(), bias).reshape(shape))
 }
 
 /// The kernel's result, or `None` where it does not apply.

@@ -3,8 +3,8 @@
 use burn::Tensor;
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::distributed::{ReduceOperation, all_reduce};
 use burn::tensor::TensorData;
+use burn::tensor::distributed::{ReduceOperation, all_reduce};
 
 use crate::parallel::Workers;
 

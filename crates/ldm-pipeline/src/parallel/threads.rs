@@ -212,7 +212,9 @@ fn or_unwind<T>(result: Result<T, Over>) -> T {
 fn reduces(device: &Device) -> bool {
     match device.as_dispatch() {
         #[cfg(feature = "cuda")]
-        DispatchDevice::Cube(device @ CubeDevice::Cuda(_)) => device.client().has_device_transport(),
+        DispatchDevice::Cube(device @ CubeDevice::Cuda(_)) => {
+            device.client().has_device_transport()
+        }
         #[allow(unreachable_patterns)]
         _ => false,
     }
@@ -283,10 +285,7 @@ mod tests {
     #[test]
     fn a_panic_in_one_thread_ends_all_and_names_the_device() {
         let error = with_last(|| panic!("out of memory at {}", 7)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "device 2 has failed: out of memory at 7"
-        );
+        assert_eq!(error.to_string(), "device 2 has failed: out of memory at 7");
         assert!(error.help().unwrap().contains("--resume"));
     }
 
@@ -329,8 +328,12 @@ mod tests {
     #[test]
     fn one_that_never_ends_is_left_behind() {
         let (report, endings) = channel::<(usize, Ending<()>)>();
-        report.send((1, Ending::Failed(failure("the cause")))).unwrap();
-        report.send((2, Ending::Failed(failure("a consequence")))).unwrap();
+        report
+            .send((1, Ending::Failed(failure("the cause"))))
+            .unwrap();
+        report
+            .send((2, Ending::Failed(failure("a consequence"))))
+            .unwrap();
         // The sender is still there, as it is while a thread runs.
         let error = await_endings(&endings, Duration::from_millis(20)).unwrap_err();
         assert_eq!(error.to_string(), "the cause");

@@ -134,8 +134,7 @@ fn train<M: Autoencoder + Into<FirstStage>>(
             observer,
         )?;
     }
-    let (vae, discriminator, logvar) =
-        workers.undisturbed(|| initial(config, init, device));
+    let (vae, discriminator, logvar) = workers.undisturbed(|| initial(config, init, device));
     let codebook = codebook_watch(stage1, &autoencoder, None);
     let mut trainer = Stage1Trainer {
         config,

@@ -21,6 +21,7 @@ mod conv2d;
 mod geglu;
 mod group_norm;
 mod layer_norm;
+mod linear;
 
 /// Whether `x` is an `f32` tensor of the CPU backend, tracked or not, and kernels are allowed.
 pub(super) fn runs_on<const D: usize>(x: &Tensor<D>) -> bool {
@@ -54,6 +55,13 @@ pub(super) trait CpuOps: Backend {
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         epsilon: f64,
+    ) -> FloatTensor<Self>;
+
+    /// A linear map of rows; the bias is empty if there is none.
+    fn linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
 
     /// Scaled dot-product attention.
@@ -107,6 +115,15 @@ pub(super) fn layer_norm(
         gamma.into_dispatch(),
         beta.into_dispatch(),
         epsilon,
+    ))
+}
+
+/// Calls [`CpuOps::linear`].
+pub(super) fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<3> {
+    Tensor::from_dispatch(<Dispatch as CpuOps>::linear(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
     ))
 }
 
@@ -165,6 +182,11 @@ impl CpuOps for Flex {
     ) -> FlexTensor {
         let [x, gamma, beta] = [x, gamma, beta].map(|x| x.to_contiguous());
         group_norm::forward(&x, &gamma, &beta, num_groups, epsilon, silu).0
+    }
+
+    fn linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        let [x, weight] = [x, weight].map(|x| linear::with_strides(&x));
+        linear::forward(&x, &weight, &bias.to_contiguous())
     }
 
     fn layer_norm(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, epsilon: f64) -> FlexTensor {
@@ -228,6 +250,24 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
         let [x, weight, bias] = [x, weight, bias].map(|x| x.into_primitive().to_contiguous());
         let y = conv2d::forward(&x, &weight, &bias, stride, padding);
         match (conv2d::Conv2dBackward { stride, padding })
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish((x, weight), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node(), bias.node()];
+        let [x, weight] = [x, weight].map(|x| linear::with_strides(&x.into_primitive()));
+        let y = linear::forward(&x, &weight, &bias.into_primitive().to_contiguous());
+        match (linear::LinearBackward)
             .prepare::<C>(nodes)
             .compute_bound()
             .stateful()

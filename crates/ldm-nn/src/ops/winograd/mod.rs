@@ -8,6 +8,7 @@
 use rayon::prelude::*;
 
 use super::{
+    buffer::filled,
     gemm::{Matrix, Panels, small_product},
     scratch::with_scratch,
     shared::SharedSlice,
@@ -45,14 +46,14 @@ pub(super) fn convolve(
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     assert_eq!(x.channels, kernels.inputs);
-    let mut y = vec![0.0; x.images.count * kernels.outputs * x.images.height * x.images.width];
     // Whatever is larger, transformed tiles or transformed kernels, is made once and used at once.
-    if x.images.tiles() <= kernels.outputs {
-        convolve_by_panels(x, kernels, bias, &SharedSlice::new(&mut y));
-    } else {
-        convolve_by_blocks(x, kernels, bias, &SharedSlice::new(&mut y));
-    }
-    y
+    let fill = |y: &mut [f32]| match x.images.tiles() <= kernels.outputs {
+        true => convolve_by_panels(x, kernels, bias, &SharedSlice::new(y)),
+        false => convolve_by_blocks(x, kernels, bias, &SharedSlice::new(y)),
+    };
+    let pixels = x.images.height * x.images.width;
+    // SAFETY: tiles and panels partition the output, and are only written.
+    unsafe { filled(x.images.count * kernels.outputs * pixels, fill) }
 }
 
 /// Transforms all kernels, then takes block after block of tiles through the whole algorithm.
