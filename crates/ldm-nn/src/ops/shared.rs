@@ -21,6 +21,17 @@ impl<'a> SharedSlice<'a> {
         }
     }
 
+    /// The elements from `start` on, of which there have to be `len`.
+    ///
+    /// # Safety
+    /// No other thread may write what is written here while the slice is shared.
+    #[inline(always)]
+    pub(super) unsafe fn place(&self, start: usize, len: usize) -> *mut f32 {
+        assert!(start <= self.len && len <= self.len - start);
+        // SAFETY: in bounds by the assertion.
+        unsafe { self.data.add(start) }
+    }
+
     /// Copies `values` to the elements from `start` on.
     ///
     /// # Safety

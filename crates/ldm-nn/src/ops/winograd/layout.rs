@@ -3,6 +3,11 @@
 use rayon::prelude::*;
 
 use super::{TILE, transforms::Lane};
+#[cfg(target_arch = "x86_64")]
+use crate::ops::{
+    avx512,
+    simd::{Level, level},
+};
 use crate::ops::{
     scratch::with_scratch,
     simd::{LANES, multiversion},
@@ -82,6 +87,17 @@ multiversion! {
         for first in (0..channels).step_by(LANES) {
             let lanes = LANES.min(channels - first);
             let mut p = 0;
+            #[cfg(target_arch = "x86_64")]
+            if level() == Level::Avx512 && lanes == LANES {
+                while p + LANES <= pixels {
+                    let x = &x[first * stride + p..];
+                    let out = &mut out[p * width + first..];
+                    assert!((LANES - 1) * stride + LANES <= x.len() && (LANES - 1) * width + LANES <= out.len());
+                    // SAFETY: both hold the square by the assertion, and the machine has AVX-512.
+                    unsafe { avx512::transpose_square(x.as_ptr(), stride, out.as_mut_ptr(), width) };
+                    p += LANES;
+                }
+            }
             while lanes == LANES && p + 8 <= pixels {
                 let mut block = [[0.0f32; 8]; LANES];
                 for (lane, block) in block.iter_mut().enumerate() {

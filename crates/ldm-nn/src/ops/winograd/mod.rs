@@ -7,6 +7,11 @@
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::{
+    avx512,
+    simd::{Level, level},
+};
 use super::{
     buffer::filled,
     gemm::{Matrix, Panels, small_product},
@@ -112,8 +117,9 @@ fn convolve_by_blocks(
                             false,
                         );
                     }
-                    for tile in 0..count {
-                        for panel in 0..kernels.panels() {
+                    // One panel after the other: its outputs' lines stay in the cache until all of their tiles are there.
+                    for panel in 0..kernels.panels() {
+                        for tile in 0..count {
                             let sums = &sums[tile * out_width + panel * LANES..];
                             let place = Place {
                                 images,
@@ -330,6 +336,19 @@ multiversion! {
                     *value += bias;
                 }
             }
+        }
+        #[cfg(target_arch = "x86_64")]
+        if level() == Level::Avx512 && lanes == LANES && columns == TILE {
+            let pixels = images.height * images.width;
+            for (i, tile) in tile.iter().enumerate().take(rows) {
+                let start = (image * outputs + first) * pixels + (row + i) * images.width + column;
+                // SAFETY: tiles and panels partition the output, and this task alone has this place; the machine has AVX-512.
+                unsafe {
+                    let out = y.place(start, (LANES - 1) * pixels + TILE);
+                    avx512::store_columns(tile, out, pixels);
+                }
+            }
+            return;
         }
         for lane in 0..lanes {
             let plane = (image * outputs + first + lane) * images.height;

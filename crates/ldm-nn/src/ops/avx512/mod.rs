@@ -1,9 +1,13 @@
-//! The small matrix product on AVX-512, whose thirty-two registers hold the sums of more rows than a loop for all machines may have.
+//! AVX-512 where loops for all machines fall short. Here the small matrix product, since thirty-two registers hold the sums of more rows.
 
 use std::arch::x86_64::{
     __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
     _mm512_storeu_ps,
 };
+
+mod transpose;
+
+pub(super) use transpose::{store_columns, transpose_square};
 
 use super::{
     gemm::{Matrix, Panels},
