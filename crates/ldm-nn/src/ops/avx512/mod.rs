@@ -6,8 +6,10 @@ use std::arch::x86_64::{
 };
 
 mod transpose;
+mod winograd;
 
-pub(super) use transpose::{store_columns, transpose_square};
+pub(super) use transpose::transpose;
+pub(super) use winograd::{transform_gradient, transform_input, transform_output};
 
 use super::{
     gemm::{Matrix, Panels},

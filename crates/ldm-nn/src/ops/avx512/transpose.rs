@@ -1,8 +1,8 @@
-//! Squares and rows of lanes turned round in registers, which compilers make of loads and stores of single elements.
+//! Lanes turned round in registers, which compilers make of loads and stores of single elements.
 
 use std::arch::x86_64::{
     __m512, _mm_storeu_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps512_ps128,
-    _mm512_extractf32x4_ps, _mm512_loadu_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
+    _mm512_extractf32x4_ps, _mm512_maskz_loadu_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
     _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
     _mm512_unpacklo_ps,
 };
@@ -30,22 +30,25 @@ fn transpose_quarters(rows: [__m512; 4]) -> [__m512; 4] {
     ]
 }
 
-/// `out[p][c] = x[c][p]` for [`LANES`] rows `c` of `x` and [`LANES`] rows `p` of `out`, whose beginnings are the strides apart.
+/// `out[p][c] = x[c][p]` for [`LANES`] rows `c` of `x` and the first `count` columns `p` of them, at most [`LANES`]. The rows' beginnings are
+/// the strides apart.
 ///
 /// # Safety
-/// Both must hold such a square, and the machine must have AVX-512.
+/// `x` must hold [`LANES`] rows of `count`, and `out` `count` rows of [`LANES`]; the machine must have AVX-512.
 #[target_feature(enable = "avx512f")]
-pub(in crate::ops) unsafe fn transpose_square(
+pub(in crate::ops) unsafe fn transpose(
     x: *const f32,
     x_stride: usize,
     out: *mut f32,
     out_stride: usize,
+    count: usize,
 ) {
+    let mask = if count < LANES { (1 << count) - 1 } else { !0 };
     let mut groups = [[_mm512_setzero_ps(); 4]; 4];
     for (group, rows) in groups.iter_mut().enumerate() {
         for (i, row) in rows.iter_mut().enumerate() {
-            // SAFETY: row `4 group + i` of the square.
-            *row = unsafe { _mm512_loadu_ps(x.add((4 * group + i) * x_stride)) };
+            // SAFETY: `count` elements of row `4 group + i`.
+            *row = unsafe { _mm512_maskz_loadu_ps(mask, x.add((4 * group + i) * x_stride)) };
         }
         *rows = transpose_quarters(*rows);
     }
@@ -67,8 +70,10 @@ pub(in crate::ops) unsafe fn transpose_square(
             _mm512_shuffle_f32x4::<0b11_01_11_01>(ab_odd, cd_odd),
         ];
         for (q, row) in rows.into_iter().enumerate() {
-            // SAFETY: row `4 q + i` of the square.
-            unsafe { _mm512_storeu_ps(out.add((4 * q + i) * out_stride), row) };
+            if 4 * q + i < count {
+                // SAFETY: row `4 q + i`.
+                unsafe { _mm512_storeu_ps(out.add((4 * q + i) * out_stride), row) };
+            }
         }
     }
 }
@@ -79,15 +84,8 @@ pub(in crate::ops) unsafe fn transpose_square(
 /// `out` must hold such rows, and the machine must have AVX-512.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(in crate::ops) unsafe fn store_columns(
-    columns: &[[f32; LANES]; 4],
-    out: *mut f32,
-    stride: usize,
-) {
-    // SAFETY: an array of lanes is a register's length.
-    let load = |column: &[f32; LANES]| unsafe { _mm512_loadu_ps(column.as_ptr()) };
-    let [a, b, c, d] = columns;
-    let quarters = transpose_quarters([load(a), load(b), load(c), load(d)]);
+pub(super) unsafe fn store_columns(columns: [__m512; 4], out: *mut f32, stride: usize) {
+    let quarters = transpose_quarters(columns);
     for (i, rows) in quarters.into_iter().enumerate() {
         // SAFETY: rows `4 q + i`.
         unsafe {

@@ -1,7 +1,7 @@
 //! Convolution kernels taken to the frequencies, a panel of outputs at a time.
 
 use super::{
-    FREQUENCIES,
+    FREQUENCIES, spread,
     transforms::{both_axes, filter_transform, store},
 };
 use crate::ops::simd::{LANES, multiversion};
@@ -41,10 +41,11 @@ impl<'a> Kernels<'a> {
     }
 
     pub(super) fn panel_len(&self) -> usize {
-        FREQUENCIES * self.inputs * LANES
+        FREQUENCIES * spread(self.inputs * LANES)
     }
 
-    /// Transforms the kernels of [`LANES`] outputs: `[FREQUENCIES, C_in, LANES]`.
+    /// Transforms the kernels of [`LANES`] outputs: `[FREQUENCIES, C_in, LANES]`, the frequencies
+    /// [`spread`].
     pub(super) fn transform_panel(&self, panel: usize, out: &mut [f32]) {
         let first = panel * LANES;
         let lanes = LANES.min(self.outputs - first);
@@ -53,7 +54,9 @@ impl<'a> Kernels<'a> {
         } else {
             (9 * self.inputs, 9)
         };
+        let inputs = self.inputs;
         transform_kernels(
+            inputs,
             &self.weight[first * lane_stride..],
             [lane_stride, input_stride],
             lanes,
@@ -64,8 +67,9 @@ impl<'a> Kernels<'a> {
 }
 
 multiversion! {
-    fn transform_kernels(weight: &[f32], strides: [usize; 2], lanes: usize, turned: bool, out: &mut [f32]) {
-        let inputs = out.len() / (FREQUENCIES * LANES);
+    fn transform_kernels(
+        inputs: usize, weight: &[f32], strides: [usize; 2], lanes: usize, turned: bool, out: &mut [f32],
+    ) {
         for input in 0..inputs {
             let mut taps = [[[0.0; LANES]; 3]; 3];
             for lane in 0..lanes {
@@ -75,7 +79,7 @@ multiversion! {
                     value[lane] = kernel[if turned { 8 - tap } else { tap }];
                 }
             }
-            store(&both_axes(&taps, filter_transform), &mut out[input * LANES..], inputs * LANES);
+            store(&both_axes(&taps, filter_transform), &mut out[input * LANES..], spread(inputs * LANES));
         }
     }
 }

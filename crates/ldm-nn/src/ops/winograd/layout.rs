@@ -13,6 +13,9 @@ use crate::ops::{
     simd::{LANES, multiversion},
 };
 
+/// Pixels of a task of the transposition, at least.
+const STRIP: usize = 64;
+
 /// The images that are convolved, and their tiles.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops) struct Images {
@@ -39,18 +42,67 @@ impl Images {
             index % columns * TILE,
         ]
     }
+
+    /// Height and width of an image of whole tiles with a border of one pixel.
+    fn bordered(&self) -> [usize; 2] {
+        [self.height, self.width].map(|side| side.next_multiple_of(TILE) + 2)
+    }
 }
 
 pub(super) fn padded(channels: usize) -> usize {
     channels.next_multiple_of(LANES)
 }
 
-/// A tensor with its channels innermost, `[N, H, W, C]`, and zeros up to whole lanes.
+/// A tensor with its channels innermost, `[N, H', W', C']`: zeros up to whole lanes, up to whole tiles, and for a border of one pixel.
 #[derive(Clone, Copy)]
 pub(in crate::ops) struct ChannelsLast<'a> {
-    pub(super) data: &'a [f32],
+    data: &'a [f32],
     pub(super) channels: usize,
     pub(super) images: Images,
+}
+
+/// A square of pixels of a [`ChannelsLast`] tensor: the channels of pixel `(i, j)` begin at `i * row + j * column`.
+#[derive(Clone, Copy)]
+pub(in crate::ops) struct Square<'a> {
+    pub(in crate::ops) data: &'a [f32],
+    pub(in crate::ops) row: usize,
+    pub(in crate::ops) column: usize,
+}
+
+impl<'a> ChannelsLast<'a> {
+    /// The `N` x `N` pixels from `border` above and left of a tile on.
+    ///
+    /// # Panics
+    /// If they aren't all within the image with its border.
+    pub(super) fn square<const N: usize>(&self, tile: usize, border: usize) -> Square<'a> {
+        let [image, row, column] = self.images.tile(tile);
+        let [height, width] = self.images.bordered();
+        let stride = padded(self.channels);
+        let (row, column) = (row + 1 - border, column + 1 - border);
+        assert!(row + N <= height && column + N <= width);
+        let start = ((image * height + row) * width + column) * stride;
+        let len = ((N - 1) * width + N) * stride;
+        Square {
+            data: &self.data[start..start + len],
+            row: width * stride,
+            column: stride,
+        }
+    }
+}
+
+impl Square<'_> {
+    /// Some of the channels of all pixels.
+    #[inline(always)]
+    pub(super) fn lanes<const N: usize>(&self, channel: usize) -> [[Lane; N]; N] {
+        let mut square = [[[0.0; LANES]; N]; N];
+        for (i, line) in square.iter_mut().enumerate() {
+            for (j, lane) in line.iter_mut().enumerate() {
+                let start = i * self.row + j * self.column + channel;
+                lane.copy_from_slice(&self.data[start..start + LANES]);
+            }
+        }
+        square
+    }
 }
 
 /// Runs `work` with the transpose of `x`, `[N, C, H, W]`.
@@ -60,17 +112,24 @@ pub(in crate::ops) fn with_channels_last<T>(
     images: Images,
     work: impl FnOnce(ChannelsLast<'_>) -> T,
 ) -> T {
-    const STRIP: usize = 64;
-    let (pixels, width) = (images.height * images.width, padded(channels));
-    with_scratch(images.count * pixels * width, |data| {
-        data.par_chunks_mut(pixels * width)
-            .zip(x.par_chunks(channels * pixels))
-            .for_each(|(out, x)| {
-                out.par_chunks_mut(STRIP * width)
-                    .enumerate()
-                    .for_each(|(strip, out)| {
-                        transpose_strip(&x[strip * STRIP..], pixels, channels, out, width);
-                    });
+    let [height, width] = images.bordered();
+    let stride = padded(channels);
+    let pixels = images.height * images.width;
+    with_scratch(images.count * height * width * stride, |data| {
+        data.par_chunks_mut(width * stride)
+            .with_min_len(STRIP.div_ceil(width))
+            .enumerate()
+            .for_each(|(index, out)| {
+                let (image, row) = (index / height, index % height);
+                if row == 0 || row > images.height {
+                    return out.fill(0.0);
+                }
+                let (left, rest) = out.split_at_mut(stride);
+                let (line, right) = rest.split_at_mut(images.width * stride);
+                left.fill(0.0);
+                right.fill(0.0);
+                let first = image * channels * pixels + (row - 1) * images.width;
+                transpose_line(&x[first..], pixels, channels, line, stride);
             });
         work(ChannelsLast {
             data,
@@ -82,22 +141,23 @@ pub(in crate::ops) fn with_channels_last<T>(
 
 multiversion! {
     /// `out[p][c] = x[c * stride + p]`.
-    fn transpose_strip(x: &[f32], stride: usize, channels: usize, out: &mut [f32], width: usize) {
+    fn transpose_line(x: &[f32], stride: usize, channels: usize, out: &mut [f32], width: usize) {
         let pixels = out.len() / width;
         for first in (0..channels).step_by(LANES) {
             let lanes = LANES.min(channels - first);
-            let mut p = 0;
             #[cfg(target_arch = "x86_64")]
             if level() == Level::Avx512 && lanes == LANES {
-                while p + LANES <= pixels {
+                for p in (0..pixels).step_by(LANES) {
+                    let count = LANES.min(pixels - p);
                     let x = &x[first * stride + p..];
                     let out = &mut out[p * width + first..];
-                    assert!((LANES - 1) * stride + LANES <= x.len() && (LANES - 1) * width + LANES <= out.len());
-                    // SAFETY: both hold the square by the assertion, and the machine has AVX-512.
-                    unsafe { avx512::transpose_square(x.as_ptr(), stride, out.as_mut_ptr(), width) };
-                    p += LANES;
+                    assert!((LANES - 1) * stride + count <= x.len() && (count - 1) * width + LANES <= out.len());
+                    // SAFETY: both hold as much by the assertion, and the machine has AVX-512.
+                    unsafe { avx512::transpose(x.as_ptr(), stride, out.as_mut_ptr(), width, count) };
                 }
+                continue;
             }
+            let mut p = 0;
             while lanes == LANES && p + 8 <= pixels {
                 let mut block = [[0.0f32; 8]; LANES];
                 for (lane, block) in block.iter_mut().enumerate() {
@@ -120,33 +180,4 @@ multiversion! {
             }
         }
     }
-}
-
-/// Loads a square of pixels whose corner is `border` before `position`; pixels outside the image are zero.
-#[inline(always)]
-pub(super) fn load<const N: usize>(
-    x: ChannelsLast<'_>,
-    image: usize,
-    position: [usize; 2],
-    border: usize,
-    channel: usize,
-) -> [[Lane; N]; N] {
-    let Images { height, width, .. } = x.images;
-    let stride = padded(x.channels);
-    let mut square = [[[0.0; LANES]; N]; N];
-    for (i, line) in square.iter_mut().enumerate() {
-        let row = (position[0] + i).wrapping_sub(border);
-        if row >= height {
-            continue;
-        }
-        let line_start = (image * height + row) * width;
-        for (j, lane) in line.iter_mut().enumerate() {
-            let column = (position[1] + j).wrapping_sub(border);
-            if column < width {
-                let start = (line_start + column) * stride + channel;
-                lane.copy_from_slice(&x.data[start..start + LANES]);
-            }
-        }
-    }
-    square
 }

@@ -19,13 +19,15 @@ use super::{
     shared::SharedSlice,
     simd::{LANES, multiversion},
 };
-use layout::{ChannelsLast, load, padded};
+use layout::{ChannelsLast, padded};
 use transforms::{
     Lane, both_axes, filter_adjoint, input_transform, output_adjoint, output_transform, store,
 };
 
 pub(super) use kernels::Kernels;
-pub(super) use layout::{Images, with_channels_last};
+pub(super) use layout::{Images, Square, with_channels_last};
+#[cfg(target_arch = "x86_64")]
+pub(super) use transforms::transforms;
 
 mod kernels;
 mod layout;
@@ -43,6 +45,12 @@ const MAX_BLOCK: usize = 48;
 const MIN_BLOCK: usize = 12;
 /// Blocks of tiles that are transformed before the weight gradient's products consume them.
 const GRADIENT_BLOCKS: usize = 8;
+
+/// Distance of the frequencies, of `len` elements each: were it a multiple of a page's length, which powers of two make it, the lines that
+/// one transform touches would all compete for one set of the cache.
+fn spread(len: usize) -> usize {
+    len + LANES
+}
 
 /// Convolves `x`: `[N, C_out, H, W]`.
 pub(super) fn convolve(
@@ -86,10 +94,8 @@ fn convolve_by_blocks(
             .for_each(|index| {
                 let first = index * block;
                 let count = block.min(tiles - first);
-                let (patches_len, sums_len) = (
-                    FREQUENCIES * block * in_width,
-                    FREQUENCIES * block * out_width,
-                );
+                let strides = [spread(block * in_width), spread(block * out_width)];
+                let [patches_len, sums_len] = strides.map(|stride| FREQUENCIES * stride);
                 with_scratch(patches_len + sums_len, |scratch| {
                     let (patches, sums) = scratch.split_at_mut(patches_len);
                     for tile in 0..count {
@@ -97,17 +103,17 @@ fn convolve_by_blocks(
                             x,
                             first + tile,
                             &mut patches[tile * in_width..],
-                            block * in_width,
+                            strides[0],
                         );
                     }
                     for frequency in 0..FREQUENCIES {
-                        let lhs = Matrix::rows(&patches[frequency * block * in_width..], in_width);
+                        let lhs = Matrix::rows(&patches[frequency * strides[0]..], in_width);
                         let rhs = Panels {
-                            data: &weights[frequency * inputs * LANES..],
+                            data: &weights[frequency * spread(inputs * LANES)..],
                             panel: kernels.panel_len(),
                             step: LANES,
                         };
-                        let out = &mut sums[frequency * block * out_width..][..block * out_width];
+                        let out = &mut sums[frequency * strides[1]..][..block * out_width];
                         small_product(
                             [count, kernels.panels(), inputs],
                             out,
@@ -127,7 +133,7 @@ fn convolve_by_blocks(
                                 tile: images.tile(first + tile),
                                 panel,
                             };
-                            transform_output(sums, block * out_width, bias, place, y);
+                            transform_output(sums, strides[1], bias, place, y);
                         }
                     }
                 });
@@ -146,7 +152,9 @@ fn convolve_by_panels(
     let in_width = padded(inputs);
     let tiles = images.tiles();
     let block = MIN_BLOCK.min(tiles);
-    let block_len = FREQUENCIES * block * in_width;
+    let stride = spread(block * in_width);
+    let block_len = FREQUENCIES * stride;
+    let sums_stride = spread(tiles * LANES);
     with_scratch(tiles.div_ceil(block) * block_len, |patches| {
         patches
             .par_chunks_mut(block_len)
@@ -157,51 +165,40 @@ fn convolve_by_panels(
                         x,
                         index * block + tile,
                         &mut patches[tile * in_width..],
-                        block * in_width,
+                        stride,
                     );
                 }
             });
         let patches = &*patches;
         (0..kernels.panels()).into_par_iter().for_each(|panel| {
-            with_scratch(
-                kernels.panel_len() + FREQUENCIES * tiles * LANES,
-                |scratch| {
-                    let (weights, sums) = scratch.split_at_mut(kernels.panel_len());
-                    kernels.transform_panel(panel, weights);
-                    for frequency in 0..FREQUENCIES {
-                        let rhs = Panels {
-                            data: &weights[frequency * inputs * LANES..],
-                            panel: 0,
-                            step: LANES,
-                        };
-                        let sums = &mut sums[frequency * tiles * LANES..][..tiles * LANES];
-                        for (patches, out) in patches
-                            .chunks(block_len)
-                            .zip(sums.chunks_mut(block * LANES))
-                        {
-                            let lhs =
-                                Matrix::rows(&patches[frequency * block * in_width..], in_width);
-                            small_product(
-                                [out.len() / LANES, 1, inputs],
-                                out,
-                                LANES,
-                                lhs,
-                                rhs,
-                                false,
-                            );
-                        }
+            with_scratch(kernels.panel_len() + FREQUENCIES * sums_stride, |scratch| {
+                let (weights, sums) = scratch.split_at_mut(kernels.panel_len());
+                kernels.transform_panel(panel, weights);
+                for frequency in 0..FREQUENCIES {
+                    let rhs = Panels {
+                        data: &weights[frequency * spread(inputs * LANES)..],
+                        panel: 0,
+                        step: LANES,
+                    };
+                    let sums = &mut sums[frequency * sums_stride..][..tiles * LANES];
+                    for (patches, out) in patches
+                        .chunks(block_len)
+                        .zip(sums.chunks_mut(block * LANES))
+                    {
+                        let lhs = Matrix::rows(&patches[frequency * stride..], in_width);
+                        small_product([out.len() / LANES, 1, inputs], out, LANES, lhs, rhs, false);
                     }
-                    for tile in 0..tiles {
-                        let place = Place {
-                            images,
-                            outputs,
-                            tile: images.tile(tile),
-                            panel,
-                        };
-                        transform_output(&sums[tile * LANES..], tiles * LANES, bias, place, y);
-                    }
-                },
-            );
+                }
+                for tile in 0..tiles {
+                    let place = Place {
+                        images,
+                        outputs,
+                        tile: images.tile(tile),
+                        panel,
+                    };
+                    transform_output(&sums[tile * LANES..], sums_stride, bias, place, y);
+                }
+            });
         });
     });
 }
@@ -214,13 +211,12 @@ pub(super) fn weight_gradient(x: ChannelsLast<'_>, grad: ChannelsLast<'_>) -> Ve
     let blocks = tiles.div_ceil(MAX_BLOCK);
     let block = tiles.div_ceil(blocks);
     let resident = blocks.min(GRADIENT_BLOCKS);
-    let lens = [
-        FREQUENCIES * block * in_width,
-        FREQUENCIES * block * out_width,
-    ];
+    let strides = [spread(block * in_width), spread(block * out_width)];
+    let lens = strides.map(|stride| FREQUENCIES * stride);
+    let sums_stride = spread(outputs * in_width);
     let count = |index: usize| block.min(tiles - (index * block).min(tiles));
     let mut gradient = vec![0.0; outputs * inputs * 9];
-    let sums_len = FREQUENCIES * outputs * in_width;
+    let sums_len = FREQUENCIES * sums_stride;
     with_scratch(resident * (lens[0] + lens[1]) + sums_len, |scratch| {
         let (transformed, sums) = scratch.split_at_mut(resident * (lens[0] + lens[1]));
         let (patches, grads) = transformed.split_at_mut(resident * lens[0]);
@@ -234,31 +230,21 @@ pub(super) fn weight_gradient(x: ChannelsLast<'_>, grad: ChannelsLast<'_>) -> Ve
                 .for_each(|(index, (patches, grads))| {
                     for tile in 0..count(first + index) {
                         let place = (first + index) * block + tile;
-                        transform_input(
-                            x,
-                            place,
-                            &mut patches[tile * in_width..],
-                            block * in_width,
-                        );
-                        transform_gradient(
-                            grad,
-                            place,
-                            &mut grads[tile * out_width..],
-                            block * out_width,
-                        );
+                        transform_input(x, place, &mut patches[tile * in_width..], strides[0]);
+                        transform_gradient(grad, place, &mut grads[tile * out_width..], strides[1]);
                     }
                 });
-            sums.par_chunks_mut(outputs * in_width)
+            sums.par_chunks_mut(sums_stride)
                 .enumerate()
                 .for_each(|(frequency, sums)| {
                     for index in 0..active {
                         let lhs = Matrix {
-                            data: &grads[index * lens[1] + frequency * block * out_width..],
+                            data: &grads[index * lens[1] + frequency * strides[1]..],
                             row: 1,
                             column: out_width,
                         };
                         let rhs = Panels {
-                            data: &patches[index * lens[0] + frequency * block * in_width..],
+                            data: &patches[index * lens[0] + frequency * strides[0]..],
                             panel: LANES,
                             step: in_width,
                         };
@@ -274,7 +260,7 @@ pub(super) fn weight_gradient(x: ChannelsLast<'_>, grad: ChannelsLast<'_>) -> Ve
                 for (lanes, gradient) in gradient.chunks_mut(LANES * 9).enumerate() {
                     transform_sums(
                         &sums[output * in_width + lanes * LANES..],
-                        outputs * in_width,
+                        sums_stride,
                         gradient,
                     );
                 }
@@ -283,25 +269,43 @@ pub(super) fn weight_gradient(x: ChannelsLast<'_>, grad: ChannelsLast<'_>) -> Ve
     gradient
 }
 
+/// Transforms the inputs of one tile, every channel.
+fn transform_input(x: ChannelsLast<'_>, tile: usize, out: &mut [f32], stride: usize) {
+    let patch = x.square::<PATCH>(tile, 1);
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        assert!((FREQUENCIES - 1) * stride + patch.column <= out.len());
+        // SAFETY: by the assertion; the machine has AVX-512.
+        return unsafe { avx512::transform_input(patch, out.as_mut_ptr(), stride) };
+    }
+    transform_input_lanes(patch, out, stride);
+}
+
+/// Takes the gradients of one tile's outputs to the frequencies, every channel.
+fn transform_gradient(grad: ChannelsLast<'_>, tile: usize, out: &mut [f32], stride: usize) {
+    let tile = grad.square::<TILE>(tile, 0);
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        assert!((FREQUENCIES - 1) * stride + tile.column <= out.len());
+        // SAFETY: by the assertion; the machine has AVX-512.
+        return unsafe { avx512::transform_gradient(tile, out.as_mut_ptr(), stride) };
+    }
+    transform_gradient_lanes(tile, out, stride);
+}
+
 multiversion! {
-    /// Transforms the inputs of one tile, every channel.
-    fn transform_input(x: ChannelsLast<'_>, tile: usize, out: &mut [f32], stride: usize) {
-        let width = padded(x.channels);
-        let [image, row, column] = x.images.tile(tile);
-        for channel in (0..width).step_by(LANES) {
-            let patch: [[Lane; PATCH]; PATCH] = load(x, image, [row, column], 1, channel);
+    fn transform_input_lanes(patch: Square<'_>, out: &mut [f32], stride: usize) {
+        for channel in (0..patch.column).step_by(LANES) {
+            let patch: [[Lane; PATCH]; PATCH] = patch.lanes(channel);
             store(&both_axes(&patch, input_transform), &mut out[channel..], stride);
         }
     }
 }
 
 multiversion! {
-    /// Takes the gradients of one tile's outputs to the frequencies, every channel.
-    fn transform_gradient(grad: ChannelsLast<'_>, tile: usize, out: &mut [f32], stride: usize) {
-        let width = padded(grad.channels);
-        let [image, row, column] = grad.images.tile(tile);
-        for channel in (0..width).step_by(LANES) {
-            let tile: [[Lane; TILE]; TILE] = load(grad, image, [row, column], 0, channel);
+    fn transform_gradient_lanes(tile: Square<'_>, out: &mut [f32], stride: usize) {
+        for channel in (0..tile.column).step_by(LANES) {
+            let tile: [[Lane; TILE]; TILE] = tile.lanes(channel);
             store(&both_axes(&tile, output_adjoint), &mut out[channel..], stride);
         }
     }
@@ -316,9 +320,46 @@ struct Place {
     panel: usize,
 }
 
+/// Transforms sums to the outputs at a place, and adds the bias.
+fn transform_output(
+    sums: &[f32],
+    stride: usize,
+    bias: Option<&[f32]>,
+    place: Place,
+    y: &SharedSlice<'_>,
+) {
+    let Place {
+        images,
+        outputs,
+        tile: [image, row, column],
+        panel,
+    } = place;
+    let first = panel * LANES;
+    let lanes = LANES.min(outputs - first);
+    let mut lane_bias = [0.0; LANES];
+    if let Some(bias) = bias {
+        lane_bias[..lanes].copy_from_slice(&bias[first..first + lanes]);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 && lanes == LANES && column + TILE <= images.width {
+        assert!((FREQUENCIES - 1) * stride + LANES <= sums.len());
+        let rows = TILE.min(images.height - row);
+        let plane = images.height * images.width;
+        let start = (image * outputs + first) * plane + row * images.width + column;
+        let len = (LANES - 1) * plane + (rows - 1) * images.width + TILE;
+        // SAFETY: tiles and panels partition the output, and this task alone has this place; the sums are there by the assertion, and the
+        // machine has AVX-512.
+        return unsafe {
+            let out = y.place(start, len);
+            let strides = [plane, images.width];
+            avx512::transform_output(sums.as_ptr(), stride, &lane_bias, out, strides, rows);
+        };
+    }
+    transform_output_lanes(sums, stride, &lane_bias, place, y);
+}
+
 multiversion! {
-    /// Transforms sums to the outputs at a place, and adds the bias.
-    fn transform_output(sums: &[f32], stride: usize, bias: Option<&[f32]>, place: Place, y: &SharedSlice<'_>) {
+    fn transform_output_lanes(sums: &[f32], stride: usize, bias: &Lane, place: Place, y: &SharedSlice<'_>) {
         let Place { images, outputs, tile: [image, row, column], panel } = place;
         let first = panel * LANES;
         let lanes = LANES.min(outputs - first);
@@ -328,27 +369,10 @@ multiversion! {
             lane.copy_from_slice(&sums[i * stride..i * stride + LANES]);
         }
         let mut tile = both_axes(&frequencies, output_transform);
-        if let Some(bias) = bias {
-            let mut lane_bias = [0.0; LANES];
-            lane_bias[..lanes].copy_from_slice(&bias[first..first + lanes]);
-            for value in tile.as_flattened_mut() {
-                for (value, bias) in value.iter_mut().zip(&lane_bias) {
-                    *value += bias;
-                }
+        for value in tile.as_flattened_mut() {
+            for (value, bias) in value.iter_mut().zip(bias) {
+                *value += bias;
             }
-        }
-        #[cfg(target_arch = "x86_64")]
-        if level() == Level::Avx512 && lanes == LANES && columns == TILE {
-            let pixels = images.height * images.width;
-            for (i, tile) in tile.iter().enumerate().take(rows) {
-                let start = (image * outputs + first) * pixels + (row + i) * images.width + column;
-                // SAFETY: tiles and panels partition the output, and this task alone has this place; the machine has AVX-512.
-                unsafe {
-                    let out = y.place(start, (LANES - 1) * pixels + TILE);
-                    avx512::store_columns(tile, out, pixels);
-                }
-            }
-            return;
         }
         for lane in 0..lanes {
             let plane = (image * outputs + first + lane) * images.height;

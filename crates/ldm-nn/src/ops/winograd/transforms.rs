@@ -33,19 +33,80 @@ pub(super) fn both_axes<const I: usize, const O: usize>(
     out
 }
 
-/// `Bᵀ d`.
+/// Defines the transforms of activations over a type for which `add`, `sub`, `mul` and `mul_add` are in scope: numbers here, registers where
+/// a processor's are used by hand. Functions of registers must be compiled for that processor, which generic ones are not.
+macro_rules! transforms {
+    ($(#[$attribute:meta])* $t:ty) => {
+        /// `Bᵀ d`.
+        $(#[$attribute])*
+        pub(super) fn input_transform(d: [$t; 6]) -> [$t; 6] {
+            let (even, odd) = (mul_add(-4.0, d[2], d[4]), mul_add(-4.0, d[1], d[3]));
+            let (even_half, odd_half) = (sub(d[4], d[2]), sub(d[3], d[1]));
+            [
+                mul_add(4.0, d[0], mul_add(-5.0, d[2], d[4])),
+                add(even, odd),
+                sub(even, odd),
+                mul_add(2.0, odd_half, even_half),
+                mul_add(-2.0, odd_half, even_half),
+                mul_add(4.0, d[1], mul_add(-5.0, d[3], d[5])),
+            ]
+        }
+
+        /// `Aᵀ m`.
+        $(#[$attribute])*
+        pub(super) fn output_transform(m: [$t; 6]) -> [$t; 4] {
+            let (near, far) = (add(m[1], m[2]), add(m[3], m[4]));
+            let (near_odd, far_odd) = (sub(m[1], m[2]), sub(m[3], m[4]));
+            [
+                add(m[0], add(near, far)),
+                mul_add(2.0, far_odd, near_odd),
+                mul_add(4.0, far, near),
+                add(mul_add(8.0, far_odd, near_odd), m[5]),
+            ]
+        }
+
+        /// `A y`.
+        $(#[$attribute])*
+        pub(super) fn output_adjoint(y: [$t; 4]) -> [$t; 6] {
+            let (even, odd) = (add(y[0], y[2]), add(y[1], y[3]));
+            let (even_far, odd_far) = (mul_add(4.0, y[2], y[0]), mul_add(8.0, y[3], mul(2.0, y[1])));
+            [
+                y[0],
+                add(even, odd),
+                sub(even, odd),
+                add(even_far, odd_far),
+                sub(even_far, odd_far),
+                y[3],
+            ]
+        }
+    };
+}
+pub(in crate::ops) use transforms;
+
+transforms!(
+    #[inline(always)]
+    f32
+);
+
 #[inline(always)]
-pub(super) fn input_transform(d: [f32; 6]) -> [f32; 6] {
-    let (even, odd) = (d[4] - 4.0 * d[2], d[3] - 4.0 * d[1]);
-    let (even_half, odd_half) = (d[4] - d[2], 2.0 * (d[3] - d[1]));
-    [
-        4.0 * d[0] - 5.0 * d[2] + d[4],
-        even + odd,
-        even - odd,
-        even_half + odd_half,
-        even_half - odd_half,
-        4.0 * d[1] - 5.0 * d[3] + d[5],
-    ]
+fn add(a: f32, b: f32) -> f32 {
+    a + b
+}
+
+#[inline(always)]
+fn sub(a: f32, b: f32) -> f32 {
+    a - b
+}
+
+#[inline(always)]
+fn mul(factor: f32, a: f32) -> f32 {
+    factor * a
+}
+
+/// `factor a + b`, in as many instructions as the compiler likes.
+#[inline(always)]
+fn mul_add(factor: f32, a: f32, b: f32) -> f32 {
+    factor * a + b
 }
 
 /// `G g`.
@@ -72,34 +133,6 @@ pub(super) fn filter_adjoint(u: [f32; 6]) -> [f32; 3] {
         0.25 * u[0] - near * (1.0 / 6.0) + far * (1.0 / 24.0),
         near_odd * (1.0 / 6.0) + far_odd * (1.0 / 12.0),
         (far - near) * (1.0 / 6.0) + u[5],
-    ]
-}
-
-/// `Aᵀ m`.
-#[inline(always)]
-pub(super) fn output_transform(m: [f32; 6]) -> [f32; 4] {
-    let (near, far) = (m[1] + m[2], m[3] + m[4]);
-    let (near_odd, far_odd) = (m[1] - m[2], m[3] - m[4]);
-    [
-        m[0] + near + far,
-        near_odd + 2.0 * far_odd,
-        near + 4.0 * far,
-        near_odd + 8.0 * far_odd + m[5],
-    ]
-}
-
-/// `A y`.
-#[inline(always)]
-pub(super) fn output_adjoint(y: [f32; 4]) -> [f32; 6] {
-    let (even, odd) = (y[0] + y[2], y[1] + y[3]);
-    let (even_far, odd_far) = (y[0] + 4.0 * y[2], 2.0 * y[1] + 8.0 * y[3]);
-    [
-        y[0],
-        even + odd,
-        even - odd,
-        even_far + odd_far,
-        even_far - odd_far,
-        y[3],
     ]
 }
 
