@@ -53,7 +53,7 @@ const PREVIEW_IMAGES: usize = 16;
 const CHECKED_IMAGES: usize = 1024;
 /// Parts of a run whose weights are drawn separately.
 const VAE_INIT: u64 = 1;
-const DISCRIMINATOR_INIT: u64 = 2;
+const WITH_DISCRIMINATOR_INIT: u64 = 2;
 
 /// Trains the autoencoder of `config` in `run` and writes it, with its measured scaling factor, into the run's `model/`.
 ///
@@ -183,18 +183,20 @@ fn initial<M: Autoencoder>(
 ) {
     let training = &config.stage1.training;
     let autodiff = device.clone().autodiff();
-    let vae = initialise(config.seed, VAE_INIT, device, || {
-        init(&autodiff).with_activations(training.activations())
-    });
-    let discriminator = config.stage1.loss.discriminator().map(|disc| {
-        let disc = initialise(config.seed, DISCRIMINATOR_INIT, device, || {
-            disc.init(&autodiff)
-        });
-        Trained::new(disc, training, None)
+    let discriminator = config.stage1.loss.discriminator();
+    let part = match discriminator {
+        Some(_) => WITH_DISCRIMINATOR_INIT,
+        None => VAE_INIT,
+    };
+    let (vae, discriminator) = initialise(config.seed, part, device, || {
+        (
+            init(&autodiff).with_activations(training.activations()),
+            discriminator.map(|discriminator| discriminator.init(&autodiff)),
+        )
     });
     (
         Trained::new(vae, training, training.ema()),
-        discriminator,
+        discriminator.map(|discriminator| Trained::new(discriminator, training, None)),
         (config.stage1.loss.learn_logvar)
             .then(|| LearntLogvar::new(1, config.stage1.loss.logvar, training, &autodiff)),
     )

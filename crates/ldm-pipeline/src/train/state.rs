@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use burn::{
-    module::{Module, ParamId},
+    module::{Module, ModuleVisitor, Param, ParamId},
     tensor::{Device, Tensor},
 };
 use rand_chacha::rand_core::Rng;
@@ -147,5 +147,16 @@ pub(super) fn initialise<M: Module>(
 ) -> M {
     let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     device.seed(rng(seed, Stream::Init, part, 0).next_u64());
-    init().materialize()
+    let module = init();
+    module.visit(&mut Draw);
+    module
+}
+
+/// Looks at each parameter, as burn draws one when it is first looked at, which would be after the generator was seeded anew.
+struct Draw;
+
+impl ModuleVisitor for Draw {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let _ = param.val();
+    }
 }
