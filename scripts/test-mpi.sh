@@ -110,4 +110,10 @@ for process in $(pgrep -P "$(pgrep -P $job -x mpirun || echo $job)"); do
 done
 wait $job || { cat log; fail "the stopped run failed"; }
 grep -q "stopped after" log || { cat log; fail "the run was not stopped"; }
+echo "== several devices in each of several processes are refused once"
+if mpi 2 "$ldm" train vae tiny.toml --data data --out both --device flex,flex > log 2>&1; then
+    fail "they were accepted"
+fi
+[ "$(grep -c "error: --device flex,flex names several devices" log)" = 1 ] || { cat log; fail "the refusal was not said, or not once"; }
+[ ! -e both ] || fail "something was written"
 echo "all well"

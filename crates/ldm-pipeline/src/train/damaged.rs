@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::Write,
     path::PathBuf,
+    sync::{Mutex, PoisonError},
 };
 
 use rayon::prelude::*;
@@ -14,6 +15,9 @@ use crate::{
     data::{DataError, Dataset, ImageDataset, SkippedSample},
     run::RunDir,
 };
+
+/// Held from looking at what was named to adding to it.
+static NAMING: Mutex<()> = Mutex::new(());
 
 /// Remembers which images were named, in `damaged.txt` in the run's directory, across stages and sessions.
 pub(super) struct DamageReport {
@@ -54,27 +58,32 @@ impl DamageReport {
         skipped: Vec<SkippedSample>,
         observer: &mut Observer,
     ) {
+        let location = |index: usize| set.entries()[index].location().display().to_string();
+        if (skipped.iter()).all(|sample| self.known.contains(&location(sample.index))) {
+            return;
+        }
+        // Another device, or another process, may have come across one of them in another epoch.
+        let alone = NAMING.lock().unwrap_or_else(PoisonError::into_inner);
+        self.learn();
         let mut new = String::new();
+        let mut warnings = Vec::new();
         for SkippedSample { index, error } in skipped {
-            let location = set.entries()[index].location().display().to_string();
-            if !self.known.contains(&location) {
-                // Another process or device may have come across it in another epoch.
-                self.learn();
-            }
+            let location = location(index);
             if self.known.insert(location.clone()) {
-                let text = format!("{error}; skipped, {} so far", self.known.len());
-                let _ = observer(Event::Warning(&text));
+                warnings.push(format!("{error}; skipped, {} so far", self.known.len()));
                 new += &location;
                 new.push('\n');
             }
         }
-        if !new.is_empty() {
-            // If this fails, such as on a full disk, another session names them again.
-            let _ = File::options()
-                .create(true)
-                .append(true)
-                .open(&self.file)
-                .and_then(|mut file| file.write_all(new.as_bytes()));
+        // If this fails, such as on a full disk, another session names them again.
+        let _ = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.file)
+            .and_then(|mut file| file.write_all(new.as_bytes()));
+        drop(alone);
+        for text in warnings {
+            let _ = observer(Event::Warning(&text));
         }
     }
 
