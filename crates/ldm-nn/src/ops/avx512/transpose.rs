@@ -53,8 +53,8 @@ pub(in crate::ops) unsafe fn transpose(
         *rows = transpose_quarters(*rows);
     }
     // Quarter `q` of `groups[g][i]` belongs to row `4 q + i`, at its quarter `g`: a square of quarters is left to transpose.
-    for i in 0..4 {
-        let [a, b, c, d] = [groups[0][i], groups[1][i], groups[2][i], groups[3][i]];
+    let [a, b, c, d] = groups;
+    for (i, (((a, b), c), d)) in a.into_iter().zip(b).zip(c).zip(d).enumerate() {
         let (ab_even, ab_odd) = (
             _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b),
             _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b),
