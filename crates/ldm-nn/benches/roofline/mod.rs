@@ -215,7 +215,7 @@ fn peak_bytes() -> f64 {
     3.0 * 4.0 * TRIAD as f64 / seconds
 }
 
-fn best(mut run: impl FnMut()) -> f64 {
-    let mut run = timed(move || run());
+fn best(run: impl FnMut()) -> f64 {
+    let mut run = timed(run);
     (0..8).map(|_| run()).fold(f64::INFINITY, f64::min)
 }
