@@ -160,3 +160,28 @@ impl ModuleVisitor for Draw {
         let _ = param.val();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::{Linear, LinearConfig};
+
+    use super::*;
+
+    #[test]
+    fn initial_weights_depend_on_nothing_that_is_drawn_beside_or_later() {
+        let draw = || {
+            let device = Device::flex();
+            let linear = initialise(3, 1, &device, || {
+                let linear: Linear = LinearConfig::new(4, 4).init(&device);
+                linear
+            });
+            device.seed(9);
+            linear.weight.val().into_data().try_to_vec::<f32>().unwrap()
+        };
+        let expected = draw();
+        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(draw)).collect();
+        for thread in threads {
+            assert_eq!(thread.join().unwrap(), expected);
+        }
+    }
+}
