@@ -22,8 +22,6 @@ const MANY_IMAGES: usize = 4;
 const PARTIAL_GRADIENTS: usize = 8;
 /// Fewest channels on either side for Winograd's transforms to pay: they work on whole lanes.
 const WINOGRAD_MIN_CHANNELS: usize = 12;
-/// Fewest tiles for Winograd's 36 products to be matrices rather than vectors.
-const WINOGRAD_MIN_TILES: usize = 12;
 
 /// A convolution and the images it is applied to.
 #[derive(Clone, Copy, Debug)]
@@ -82,14 +80,14 @@ impl Convolution {
         self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0; 4]
     }
 
-    /// Whether Winograd's algorithm applies and saves work: 36 multiplications a tile against 9 a pixel.
+    /// Whether Winograd's algorithm applies and saves work: 36 multiplications a tile against 9 a pixel. The number of images has no say in
+    /// it, so that an image has the same output in any batch, and gradients of micro-batches are those of the joint batch.
     fn uses_winograd(&self) -> bool {
         let tiles = self.tiles().tiles();
         self.kernel == [3, 3]
             && self.stride == [1, 1]
             && self.padding == [1; 4]
             && self.inputs.min(self.outputs) >= WINOGRAD_MIN_CHANNELS
-            && tiles >= WINOGRAD_MIN_TILES
             && 6 * tiles <= self.images * self.size[0] * self.size[1]
     }
 }
