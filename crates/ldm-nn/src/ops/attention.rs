@@ -5,8 +5,15 @@
 //! exponentials. With `P = softmax(s Q Kᵀ)` and `O = P V`: `dV = Pᵀ dO`, `dP = dO Vᵀ`,
 //! `dS = s P ⊙ (dP - rowsum(P ⊙ dP))`, `dQ = dS K`, `dK = dSᵀ Q`.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::{
+    avx512,
+    simd::{Level, level},
+};
 use super::{
     buffer::filled,
     gemm::{Matrix, Panels, small_product},
@@ -16,6 +23,8 @@ use super::{
 
 /// Queries whose weights a task holds at a time.
 const BLOCK: usize = 48;
+/// Keys whose products are summed before the next ones': their rows stay in a core's own cache while all rows of a block use them.
+const KEY_BLOCK: usize = 256;
 /// With fewer heads than this in the batch, each one's queries are shared among tasks.
 const MANY_HEADS: usize = 8;
 /// Most shares of one head's queries: a constant, so that the number of threads does not change the result.
@@ -71,6 +80,19 @@ impl Sizes {
         self.keys.next_multiple_of(LANES)
     }
 
+    /// Distance of the rows of scores: not that of a page, or the scores of one key would all compete for one set of the cache.
+    fn score_stride(&self) -> usize {
+        self.padded_keys() + LANES
+    }
+
+    /// The first key and the number of keys of each [`KEY_BLOCK`].
+    fn key_blocks(&self) -> impl Iterator<Item = (usize, usize)> {
+        let keys = self.keys;
+        (0..keys)
+            .step_by(KEY_BLOCK)
+            .map(move |first| (first, KEY_BLOCK.min(keys - first)))
+    }
+
     /// Queries of one task, whole blocks.
     fn share(&self) -> usize {
         let shares = if self.batch * self.heads >= MANY_HEADS {
@@ -117,9 +139,59 @@ impl Task {
     }
 }
 
+/// Keys or values laid out for the products of each head: by each task for itself, or once where several share a head.
+struct Prepared<'a> {
+    sizes: Sizes,
+    x: Heads<'a>,
+    layout: fn(Matrix<'_>, usize, usize) -> Vec<f32>,
+    all: Option<Vec<Vec<f32>>>,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(sizes: Sizes, x: Heads<'a>, layout: fn(Matrix<'_>, usize, usize) -> Vec<f32>) -> Self {
+        let all = (sizes.share() < sizes.queries).then(|| {
+            (0..sizes.batch * sizes.heads)
+                .into_par_iter()
+                .map(|index| {
+                    let rows = x.rows(index / sizes.heads, index % sizes.heads);
+                    layout(rows, sizes.keys, sizes.width)
+                })
+                .collect()
+        });
+        Self {
+            sizes,
+            x,
+            layout,
+            all,
+        }
+    }
+
+    fn of(&self, task: &Task) -> Cow<'_, [f32]> {
+        let Sizes {
+            heads, keys, width, ..
+        } = self.sizes;
+        match &self.all {
+            Some(all) => Cow::Borrowed(&all[task.image * heads + task.head]),
+            None => Cow::Owned((self.layout)(
+                self.x.rows(task.image, task.head),
+                keys,
+                width,
+            )),
+        }
+    }
+}
+
 /// The output, `[batch, queries, heads, width]`, and the log-sum-exp of each query's scores, `[tasks][queries]`.
 pub(super) fn forward(sizes: Sizes, [q, k, v]: [Heads<'_>; 3]) -> (Vec<f32>, Vec<Vec<f32>>) {
-    let (width, keys) = (sizes.padded_width(), sizes.padded_keys());
+    let (width, keys, stride) = (
+        sizes.padded_width(),
+        sizes.padded_keys(),
+        sizes.score_stride(),
+    );
+    let (k, v) = (
+        Prepared::new(sizes, k, transposed_panels),
+        Prepared::new(sizes, v, padded_rows),
+    );
     let mut log_sums = Vec::new();
     let fill = |out: &mut [f32]| {
         let shared = SharedSlice::new(out);
@@ -129,16 +201,14 @@ pub(super) fn forward(sizes: Sizes, [q, k, v]: [Heads<'_>; 3]) -> (Vec<f32>, Vec
             .map_init(
                 || {
                     (
-                        vec![0.0; BLOCK * keys],
+                        vec![0.0; BLOCK * stride],
                         vec![0.0; BLOCK * width],
                         Vec::with_capacity(BLOCK),
                     )
                 },
                 |(weights, sums, denominators), task| {
                     let q = q.rows(task.image, task.head);
-                    let k =
-                        transposed_panels(k.rows(task.image, task.head), sizes.keys, sizes.width);
-                    let v = padded_rows(v.rows(task.image, task.head), sizes.keys, sizes.width);
+                    let (k, v) = (k.of(&task), v.of(&task));
                     let mut log_sums = Vec::with_capacity(task.queries[1] - task.queries[0]);
                     for (first, count) in task.blocks() {
                         let q = Matrix {
@@ -153,35 +223,36 @@ pub(super) fn forward(sizes: Sizes, [q, k, v]: [Heads<'_>; 3]) -> (Vec<f32>, Vec
                         small_product(
                             [count, keys / LANES, sizes.width],
                             weights,
-                            keys,
+                            stride,
                             q,
                             panels,
                             false,
                         );
                         denominators.clear();
-                        let scores = &mut weights[..count * keys];
+                        let scores = &mut weights[..count * stride];
                         softmax(
                             scores,
-                            keys,
+                            stride,
                             sizes.keys,
                             sizes.scale(),
                             denominators,
                             &mut log_sums,
                         );
-                        let panels = Panels {
-                            data: &v,
-                            panel: LANES,
-                            step: width,
-                        };
-                        let lhs = Matrix::rows(weights, keys);
-                        small_product(
-                            [count, width / LANES, sizes.keys],
-                            sums,
-                            width,
-                            lhs,
-                            panels,
-                            false,
-                        );
+                        for (first_key, keys) in sizes.key_blocks() {
+                            let panels = Panels {
+                                data: &v[first_key * width..],
+                                panel: LANES,
+                                step: width,
+                            };
+                            small_product(
+                                [count, width / LANES, keys],
+                                sums,
+                                width,
+                                Matrix::rows(&weights[first_key..], stride),
+                                panels,
+                                first_key > 0,
+                            );
+                        }
                         for (row, denominator) in denominators.iter().enumerate() {
                             let sums = &mut sums[row * width..row * width + sizes.width];
                             sums.iter_mut().for_each(|sum| *sum /= denominator);
@@ -209,7 +280,14 @@ pub(super) fn backward(
     grad: Heads<'_>,
     log_sums: &[Vec<f32>],
 ) -> Gradients {
-    let (width, keys) = (sizes.padded_width(), sizes.padded_keys());
+    let (width, keys, stride) = (
+        sizes.padded_width(),
+        sizes.padded_keys(),
+        sizes.score_stride(),
+    );
+    let k_transposed = Prepared::new(sizes, k, transposed_panels);
+    let v_transposed = Prepared::new(sizes, v, transposed_panels);
+    let k_rows = Prepared::new(sizes, k, padded_rows);
     let token = sizes.heads * sizes.width;
     let mut gradients = Gradients {
         q: vec![0.0; sizes.batch * sizes.queries * token],
@@ -224,8 +302,8 @@ pub(super) fn backward(
         .map_init(
             || {
                 [
-                    vec![0.0; BLOCK * keys],
-                    vec![0.0; BLOCK * keys],
+                    vec![0.0; BLOCK * stride],
+                    vec![0.0; BLOCK * stride],
                     vec![0.0; BLOCK * width],
                 ]
             },
@@ -234,10 +312,8 @@ pub(super) fn backward(
                     q.rows(task.image, task.head),
                     grad.rows(task.image, task.head),
                 );
-                let (k, v) = (k.rows(task.image, task.head), v.rows(task.image, task.head));
-                let k_transposed = transposed_panels(k, sizes.keys, sizes.width);
-                let v_transposed = transposed_panels(v, sizes.keys, sizes.width);
-                let k = padded_rows(k, sizes.keys, sizes.width);
+                let (k_transposed, v_transposed) = (k_transposed.of(task), v_transposed.of(task));
+                let k = k_rows.of(task);
                 let [mut dk, mut dv] =
                     [vec![0.0; sizes.keys * width], vec![0.0; sizes.keys * width]];
                 for ((first, count), log_sums) in task.blocks().zip(log_sums.chunks(BLOCK)) {
@@ -266,7 +342,7 @@ pub(super) fn backward(
                     small_product(
                         to_keys,
                         weights,
-                        keys,
+                        stride,
                         Matrix::rows(&q, width),
                         across(&k_transposed),
                         false,
@@ -274,15 +350,15 @@ pub(super) fn backward(
                     small_product(
                         to_keys,
                         slopes,
-                        keys,
+                        stride,
                         Matrix::rows(&grad, width),
                         across(&v_transposed),
                         false,
                     );
-                    softmax_backward(weights, slopes, keys, sizes.keys, log_sums, sizes.scale());
+                    softmax_backward(weights, slopes, stride, sizes.keys, log_sums, sizes.scale());
 
                     let to_inputs = [sizes.keys, width / LANES, count];
-                    let transposed = |rows| Matrix::rows(rows, keys).transposed();
+                    let transposed = |rows| Matrix::rows(rows, stride).transposed();
                     small_product(
                         to_inputs,
                         &mut dv,
@@ -299,15 +375,16 @@ pub(super) fn backward(
                         along(&q),
                         true,
                     );
-                    let to_queries = [count, width / LANES, sizes.keys];
-                    small_product(
-                        to_queries,
-                        dq,
-                        width,
-                        Matrix::rows(slopes, keys),
-                        along(&k),
-                        false,
-                    );
+                    for (first_key, keys) in sizes.key_blocks() {
+                        small_product(
+                            [count, width / LANES, keys],
+                            dq,
+                            width,
+                            Matrix::rows(&slopes[first_key..], stride),
+                            along(&k[first_key * width..]),
+                            first_key > 0,
+                        );
+                    }
                     for (row, dq) in dq.chunks_exact(width).enumerate().take(count) {
                         // SAFETY: this query of this head of this image is this task's alone.
                         unsafe {
@@ -350,6 +427,23 @@ fn padded_rows(rows: Matrix<'_>, count: usize, width: usize) -> Vec<f32> {
 fn transposed_panels(rows: Matrix<'_>, count: usize, width: usize) -> Vec<f32> {
     let mut out = vec![0.0; count.next_multiple_of(LANES) * width];
     for (panel, out) in out.chunks_exact_mut(width * LANES).enumerate() {
+        #[cfg(target_arch = "x86_64")]
+        if level() == Level::Avx512 && (panel + 1) * LANES <= count {
+            let rows_of_panel = &rows.data[panel * LANES * rows.row..];
+            assert!((LANES - 1) * rows.row + width <= rows_of_panel.len());
+            for first in (0..width).step_by(LANES) {
+                let columns = LANES.min(width - first);
+                // SAFETY: the panel has these rows and columns by the assertion, `out` its transpose; the machine has AVX-512.
+                unsafe {
+                    let (x, out) = (
+                        rows_of_panel.as_ptr().add(first),
+                        out.as_mut_ptr().add(first * LANES),
+                    );
+                    avx512::transpose(x, rows.row, out, LANES, columns);
+                }
+            }
+            continue;
+        }
         for lane in 0..LANES.min(count - panel * LANES) {
             let start = (panel * LANES + lane) * rows.row;
             for (out, value) in out

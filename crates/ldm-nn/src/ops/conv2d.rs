@@ -20,8 +20,8 @@ const MANY_IMAGES: usize = 4;
 /// Partial sums of the weight gradient when there are many images: a constant, so that the number of threads does not
 /// change the order of the additions.
 const PARTIAL_GRADIENTS: usize = 8;
-/// Fewest channels on either side for Winograd's transforms to pay: they work on whole lanes.
-const WINOGRAD_MIN_CHANNELS: usize = 12;
+/// Fewest input channels for Winograd's transforms to pay: they work on whole lanes.
+const WINOGRAD_MIN_INPUTS: usize = 12;
 
 /// A convolution and the images it is applied to.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +87,7 @@ impl Convolution {
         self.kernel == [3, 3]
             && self.stride == [1, 1]
             && self.padding == [1; 4]
-            && self.inputs.min(self.outputs) >= WINOGRAD_MIN_CHANNELS
+            && self.inputs >= WINOGRAD_MIN_INPUTS
             && 6 * tiles <= self.images * self.size[0] * self.size[1]
     }
 }
