@@ -22,6 +22,8 @@ const MANY_IMAGES: usize = 4;
 const PARTIAL_GRADIENTS: usize = 8;
 /// Fewest input channels for Winograd's transforms to pay: they work on whole lanes.
 const WINOGRAD_MIN_INPUTS: usize = 12;
+/// Fewest kernels: few outputs leave most lanes of a panel empty, which only many inputs make up for.
+const WINOGRAD_MIN_KERNELS: usize = 256;
 
 /// A convolution and the images it is applied to.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +90,7 @@ impl Convolution {
             && self.stride == [1, 1]
             && self.padding == [1; 4]
             && self.inputs >= WINOGRAD_MIN_INPUTS
+            && self.inputs * self.outputs >= WINOGRAD_MIN_KERNELS
             && 6 * tiles <= self.images * self.size[0] * self.size[1]
     }
 }

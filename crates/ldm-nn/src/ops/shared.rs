@@ -21,10 +21,11 @@ impl<'a> SharedSlice<'a> {
         }
     }
 
-    /// The elements from `start` on, of which there have to be `len`.
+    /// The place of the elements from `start` on, of which there have to be `len`.
     ///
     /// # Safety
     /// No other thread may write what is written here while the slice is shared.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(super) unsafe fn place(&self, start: usize, len: usize) -> *mut f32 {
         assert!(start <= self.len && len <= self.len - start);
