@@ -20,9 +20,7 @@ use super::{
     simd::{LANES, multiversion},
 };
 use layout::{ChannelsLast, padded};
-use transforms::{
-    Lane, both_axes, filter_adjoint, input_transform, output_adjoint, output_transform, store,
-};
+use transforms::{Lane, both_axes, filter_adjoint, fused, plain, store};
 
 pub(super) use kernels::Kernels;
 pub(super) use layout::{Images, Square, with_channels_last};
@@ -297,7 +295,11 @@ multiversion! {
     fn transform_input_lanes(patch: Square<'_>, out: &mut [f32], stride: usize) {
         for channel in (0..patch.column).step_by(LANES) {
             let patch: [[Lane; PATCH]; PATCH] = patch.lanes(channel);
-            store(&both_axes(&patch, input_transform), &mut out[channel..], stride);
+            let frequencies = match FMA {
+                true => both_axes(&patch, fused::input_transform),
+                false => both_axes(&patch, plain::input_transform),
+            };
+            store(&frequencies, &mut out[channel..], stride);
         }
     }
 }
@@ -306,7 +308,11 @@ multiversion! {
     fn transform_gradient_lanes(tile: Square<'_>, out: &mut [f32], stride: usize) {
         for channel in (0..tile.column).step_by(LANES) {
             let tile: [[Lane; TILE]; TILE] = tile.lanes(channel);
-            store(&both_axes(&tile, output_adjoint), &mut out[channel..], stride);
+            let frequencies = match FMA {
+                true => both_axes(&tile, fused::output_adjoint),
+                false => both_axes(&tile, plain::output_adjoint),
+            };
+            store(&frequencies, &mut out[channel..], stride);
         }
     }
 }
@@ -368,7 +374,10 @@ multiversion! {
         for (i, lane) in frequencies.as_flattened_mut().iter_mut().enumerate() {
             lane.copy_from_slice(&sums[i * stride..i * stride + LANES]);
         }
-        let mut tile = both_axes(&frequencies, output_transform);
+        let mut tile = match FMA {
+            true => both_axes(&frequencies, fused::output_transform),
+            false => both_axes(&frequencies, plain::output_transform),
+        };
         for value in tile.as_flattened_mut() {
             for (value, bias) in value.iter_mut().zip(bias) {
                 *value += bias;

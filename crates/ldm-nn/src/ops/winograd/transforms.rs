@@ -39,7 +39,7 @@ macro_rules! transforms {
     ($(#[$attribute:meta])* $t:ty) => {
         /// `Bᵀ d`.
         $(#[$attribute])*
-        pub(super) fn input_transform(d: [$t; 6]) -> [$t; 6] {
+        pub(in crate::ops) fn input_transform(d: [$t; 6]) -> [$t; 6] {
             let (even, odd) = (mul_add(-4.0, d[2], d[4]), mul_add(-4.0, d[1], d[3]));
             let (even_half, odd_half) = (sub(d[4], d[2]), sub(d[3], d[1]));
             [
@@ -54,7 +54,7 @@ macro_rules! transforms {
 
         /// `Aᵀ m`.
         $(#[$attribute])*
-        pub(super) fn output_transform(m: [$t; 6]) -> [$t; 4] {
+        pub(in crate::ops) fn output_transform(m: [$t; 6]) -> [$t; 4] {
             let (near, far) = (add(m[1], m[2]), add(m[3], m[4]));
             let (near_odd, far_odd) = (sub(m[1], m[2]), sub(m[3], m[4]));
             [
@@ -67,7 +67,7 @@ macro_rules! transforms {
 
         /// `A y`.
         $(#[$attribute])*
-        pub(super) fn output_adjoint(y: [$t; 4]) -> [$t; 6] {
+        pub(in crate::ops) fn output_adjoint(y: [$t; 4]) -> [$t; 6] {
             let (even, odd) = (add(y[0], y[2]), add(y[1], y[3]));
             let (even_far, odd_far) = (mul_add(4.0, y[2], y[0]), mul_add(8.0, y[3], mul(2.0, y[1])));
             [
@@ -83,30 +83,62 @@ macro_rules! transforms {
 }
 pub(in crate::ops) use transforms;
 
-transforms!(
+/// Transforms where a product and a sum are one instruction, and one rounding.
+pub(super) mod fused {
+    transforms!(
+        #[inline(always)]
+        f32
+    );
+
     #[inline(always)]
-    f32
-);
+    fn add(a: f32, b: f32) -> f32 {
+        a + b
+    }
 
-#[inline(always)]
-fn add(a: f32, b: f32) -> f32 {
-    a + b
+    #[inline(always)]
+    fn sub(a: f32, b: f32) -> f32 {
+        a - b
+    }
+
+    #[inline(always)]
+    fn mul(factor: f32, a: f32) -> f32 {
+        factor * a
+    }
+
+    /// `factor a + b`.
+    #[inline(always)]
+    fn mul_add(factor: f32, a: f32, b: f32) -> f32 {
+        crate::ops::simd::mul_add::<true>(factor, a, b)
+    }
 }
 
-#[inline(always)]
-fn sub(a: f32, b: f32) -> f32 {
-    a - b
-}
+/// Transforms where these are two.
+pub(super) mod plain {
+    transforms!(
+        #[inline(always)]
+        f32
+    );
 
-#[inline(always)]
-fn mul(factor: f32, a: f32) -> f32 {
-    factor * a
-}
+    #[inline(always)]
+    fn add(a: f32, b: f32) -> f32 {
+        a + b
+    }
 
-/// `factor a + b`, in as many instructions as the compiler likes.
-#[inline(always)]
-fn mul_add(factor: f32, a: f32, b: f32) -> f32 {
-    factor * a + b
+    #[inline(always)]
+    fn sub(a: f32, b: f32) -> f32 {
+        a - b
+    }
+
+    #[inline(always)]
+    fn mul(factor: f32, a: f32) -> f32 {
+        factor * a
+    }
+
+    /// `factor a + b`.
+    #[inline(always)]
+    fn mul_add(factor: f32, a: f32, b: f32) -> f32 {
+        crate::ops::simd::mul_add::<false>(factor, a, b)
+    }
 }
 
 /// `G g`.
