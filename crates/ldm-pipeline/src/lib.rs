@@ -38,6 +38,8 @@ pub mod weights;
 
 mod error;
 mod latent_stats;
+#[cfg(test)]
+mod test_tensors;
 
 pub use error::{ConfigError, Error};
 pub use ldm_autoencoder as autoencoder;

@@ -9,16 +9,12 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-#[cfg(target_arch = "x86_64")]
-use super::{
-    avx512,
-    simd::{Level, level},
-};
 use super::{
     buffer::filled,
     gemm::{Matrix, Panels, small_product},
     shared::SharedSlice,
     simd::{LANES, exp, multiversion},
+    transpose::transpose_lanes,
 };
 
 /// Queries whose weights a task holds at a time.
@@ -427,29 +423,15 @@ fn padded_rows(rows: Matrix<'_>, count: usize, width: usize) -> Vec<f32> {
 fn transposed_panels(rows: Matrix<'_>, count: usize, width: usize) -> Vec<f32> {
     let mut out = vec![0.0; count.next_multiple_of(LANES) * width];
     for (panel, out) in out.chunks_exact_mut(width * LANES).enumerate() {
-        #[cfg(target_arch = "x86_64")]
-        if level() == Level::Avx512 && (panel + 1) * LANES <= count {
-            let rows_of_panel = &rows.data[panel * LANES * rows.row..];
-            assert!((LANES - 1) * rows.row + width <= rows_of_panel.len());
-            for first in (0..width).step_by(LANES) {
-                let columns = LANES.min(width - first);
-                // SAFETY: the panel has these rows and columns by the assertion, `out` its transpose; the machine has AVX-512.
-                unsafe {
-                    let (x, out) = (
-                        rows_of_panel.as_ptr().add(first),
-                        out.as_mut_ptr().add(first * LANES),
-                    );
-                    avx512::transpose(x, rows.row, out, LANES, columns);
-                }
-            }
+        let first = panel * LANES;
+        let panel = &rows.data[first * rows.row..];
+        if first + LANES <= count {
+            transpose_lanes(panel, rows.row, out, LANES, width);
             continue;
         }
-        for lane in 0..LANES.min(count - panel * LANES) {
-            let start = (panel * LANES + lane) * rows.row;
-            for (out, value) in out
-                .chunks_exact_mut(LANES)
-                .zip(&rows.data[start..start + width])
-            {
+        for lane in 0..count - first {
+            let row = &panel[lane * rows.row..][..width];
+            for (out, value) in out.chunks_exact_mut(LANES).zip(row) {
                 out[lane] = *value;
             }
         }

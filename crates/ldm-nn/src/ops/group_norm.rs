@@ -6,8 +6,8 @@
 
 use rayon::prelude::*;
 
-use super::buffer::filled;
 use super::simd::{LANES, Stats, exp, mul_add, multiversion, sigmoid, sum_of_lanes};
+use super::{buffer::filled, gradients::Gradients};
 
 /// What the rows of a `[N, C, H, W]` tensor mean to the normalisation.
 #[derive(Clone, Copy, Debug)]
@@ -30,13 +30,6 @@ impl Groups {
         let first = index * self.channels_per_group % self.channels;
         first..first + self.channels_per_group
     }
-}
-
-/// Gradients with respect to the input, the scale and the shift.
-pub(super) struct Gradients {
-    pub(super) x: Vec<f32>,
-    pub(super) gamma: Vec<f32>,
-    pub(super) beta: Vec<f32>,
 }
 
 /// Normalises `x`, and applies SiLU if `silu`; returns the result and what the backward pass needs.
@@ -75,7 +68,7 @@ pub(super) fn backward(
     stats: &[Stats],
     groups: Groups,
     silu: bool,
-) -> Gradients {
+) -> Gradients<Option<Vec<f32>>> {
     let len = groups.len();
     // Sums of one channel of one image: `[Σ g, Σ g x̂]`.
     let mut sums = vec![[0.0f64; 2]; x.len() / groups.pixels];
@@ -101,9 +94,9 @@ pub(super) fn backward(
         }
     }
     Gradients {
-        x: dx,
-        gamma: totals.iter().map(|total| total[1] as f32).collect(),
-        beta: totals.iter().map(|total| total[0] as f32).collect(),
+        x: Some(dx),
+        weight: Some(totals.iter().map(|total| total[1] as f32).collect()),
+        bias: Some(totals.iter().map(|total| total[0] as f32).collect()),
     }
 }
 

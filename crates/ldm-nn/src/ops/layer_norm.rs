@@ -5,18 +5,11 @@
 
 use rayon::prelude::*;
 
-use super::buffer::filled;
 use super::simd::{LANES, Stats, mul_add, multiversion, sum_of_lanes};
+use super::{buffer::filled, gradients::Gradients};
 
 /// Elements that make a task.
 const TASK: usize = 16 * 1024;
-
-/// Gradients with respect to the input, the scale and the shift.
-pub(super) struct Gradients {
-    pub(super) x: Vec<f32>,
-    pub(super) gamma: Vec<f32>,
-    pub(super) beta: Vec<f32>,
-}
 
 /// Normalises rows as long as `gamma`; returns the result and what the backward pass needs of each row.
 pub(super) fn forward(
@@ -40,7 +33,12 @@ pub(super) fn forward(
 }
 
 /// Propagates `grad`, the gradient with respect to the result of [`forward`].
-pub(super) fn backward(x: &[f32], grad: &[f32], gamma: &[f32], stats: &[Stats]) -> Gradients {
+pub(super) fn backward(
+    x: &[f32],
+    grad: &[f32],
+    gamma: &[f32],
+    stats: &[Stats],
+) -> Gradients<Option<Vec<f32>>> {
     let width = gamma.len();
     let rows = (TASK / width).max(1);
     // Of each task `[dγ | dβ]`.
@@ -67,7 +65,11 @@ pub(super) fn backward(x: &[f32], grad: &[f32], gamma: &[f32], stats: &[Stats]) 
     }
     let mut gamma: Vec<f32> = totals.into_iter().map(|total| total as f32).collect();
     let beta = gamma.split_off(width);
-    Gradients { x: dx, gamma, beta }
+    Gradients {
+        x: Some(dx),
+        weight: Some(gamma),
+        bias: Some(beta),
+    }
 }
 
 multiversion! {

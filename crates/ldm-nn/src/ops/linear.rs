@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::{
     buffer::filled,
     gemm::{Matrix, product},
+    gradients::{Gradients, sum_of},
     simd::multiversion,
 };
 
@@ -51,70 +52,65 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// The gradients of input, weight and bias, as far as they are wanted.
-pub(super) struct Gradients {
-    pub(super) x: Option<Vec<f32>>,
-    pub(super) weight: Option<Vec<f32>>,
-    pub(super) bias: Option<Vec<f32>>,
-}
-
-/// The result, `[N L, C_out]`; `weight` is `[C_in, C_out]`.
+/// The result, `[N L, C_out]`: the rows of `x` times `weight`, `[C_in, C_out]`, plus `bias`.
 pub(super) fn forward(
     x: Rows<'_>,
     weight: Matrix<'_>,
+    [inputs, outputs]: [usize; 2],
     bias: Option<&[f32]>,
-    [inputs, outputs]: [usize; 2],
 ) -> Vec<f32> {
-    multiply(x, weight, [inputs, outputs], bias)
-}
-
-/// The gradients that are `wanted`, of input, weight and bias, from that of the result, `[N L, C_out]`.
-pub(super) fn backward(
-    x: Rows<'_>,
-    weight: Matrix<'_>,
-    grad: &[f32],
-    [inputs, outputs]: [usize; 2],
-    wanted: [bool; 3],
-) -> Gradients {
-    let rows = Rows::contiguous(grad, outputs);
-    Gradients {
-        x: wanted[0].then(|| multiply(rows, weight.transposed(), [outputs, inputs], None)),
-        weight: wanted[1].then(|| weight_gradient(x, grad, [inputs, outputs])),
-        bias: wanted[2].then(|| bias_gradient(grad, outputs)),
-    }
-}
-
-/// Rows times `rhs`, `[k, n]`, plus `bias`.
-fn multiply(lhs: Rows<'_>, rhs: Matrix<'_>, [k, n]: [usize; 2], bias: Option<&[f32]>) -> Vec<f32> {
-    let blocks = lhs.images * lhs.rows.div_ceil(BLOCK);
+    let blocks = x.images * x.rows.div_ceil(BLOCK);
     let many = blocks >= MANY_BLOCKS;
     let block = |out: &mut [f32], image: usize, row: usize| {
-        let rows = out.len() / n;
+        let rows = out.len() / outputs;
         if let Some(bias) = bias {
-            for row in out.chunks_exact_mut(n) {
+            for row in out.chunks_exact_mut(outputs) {
                 row.copy_from_slice(bias);
             }
         }
-        let operands = (lhs.from(image, row), rhs);
-        product([rows, n, k], out, operands, 1.0, bias.is_some(), !many);
+        let operands = (x.from(image, row), weight);
+        product(
+            [rows, outputs, inputs],
+            out,
+            operands,
+            1.0,
+            bias.is_some(),
+            !many,
+        );
     };
     let fill = |out: &mut [f32]| {
         if many {
-            out.par_chunks_mut(lhs.rows * n)
+            out.par_chunks_mut(x.rows * outputs)
                 .enumerate()
                 .flat_map(|(image, out)| {
-                    let blocks = out.par_chunks_mut(BLOCK * n).enumerate();
+                    let blocks = out.par_chunks_mut(BLOCK * outputs).enumerate();
                     blocks.map(move |(index, out)| (image, index * BLOCK, out))
                 })
                 .for_each(|(image, row, out)| block(out, image, row));
         } else {
-            for (image, out) in out.chunks_mut(lhs.rows * n).enumerate() {
+            for (image, out) in out.chunks_mut(x.rows * outputs).enumerate() {
                 block(out, image, 0);
             }
         }
     };
     // SAFETY: the blocks are all of it; without a bias a product only writes, and with one the bias is there before.
-    unsafe { filled(lhs.total() * n, fill) }
+    unsafe { filled(x.total() * outputs, fill) }
+}
+
+/// The gradients that are `wanted`, from that of the result, `[N L, C_out]`.
+pub(super) fn backward(
+    x: Rows<'_>,
+    weight: Matrix<'_>,
+    grad: &[f32],
+    [inputs, outputs]: [usize; 2],
+    wanted: &Gradients<bool>,
+) -> Gradients<Option<Vec<f32>>> {
+    let rows = Rows::contiguous(grad, outputs);
+    Gradients {
+        x: (wanted.x).then(|| forward(rows, weight.transposed(), [outputs, inputs], None)),
+        weight: (wanted.weight).then(|| weight_gradient(x, grad, [inputs, outputs])),
+        bias: (wanted.bias).then(|| bias_gradient(grad, outputs)),
+    }
 }
 
 /// `xᵀ g`, `[C_in, C_out]`.
@@ -156,14 +152,7 @@ fn weight_gradient(x: Rows<'_>, grad: &[f32], [inputs, outputs]: [usize; 2]) -> 
             unsafe { filled(len, fill) }
         })
         .collect();
-    let mut parts = parts.into_iter();
-    let mut total = parts.next().unwrap_or_default();
-    for part in parts {
-        for (total, part) in total.iter_mut().zip(part) {
-            *total += part;
-        }
-    }
-    total
+    sum_of(parts)
 }
 
 /// The sums of the columns.

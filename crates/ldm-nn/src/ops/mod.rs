@@ -36,6 +36,8 @@ mod geglu;
 #[cfg(feature = "flex")]
 mod gemm;
 #[cfg(feature = "flex")]
+mod gradients;
+#[cfg(feature = "flex")]
 mod group_norm;
 #[cfg(feature = "flex")]
 mod layer_norm;
@@ -47,6 +49,8 @@ mod scratch;
 mod shared;
 #[cfg(feature = "flex")]
 mod simd;
+#[cfg(feature = "flex")]
+mod transpose;
 #[cfg(feature = "flex")]
 mod winograd;
 

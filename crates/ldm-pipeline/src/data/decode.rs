@@ -239,15 +239,9 @@ mod tests {
     use image::{GrayImage, Luma, Rgba, RgbaImage};
 
     use super::*;
-    use crate::data::test_images::photo;
+    use crate::data::test_images::{FORMATS, encoded, photo};
 
     const WHITE: [u8; 3] = [255; 3];
-
-    fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
-        let mut bytes = Cursor::new(Vec::new());
-        image.into().write_to(&mut bytes, format).unwrap();
-        bytes.into_inner()
-    }
 
     fn decoded_with_limit(bytes: &[u8], max_pixels: u64) -> Result<Picture, DataError> {
         let dir = tempfile::tempdir().unwrap();
@@ -273,15 +267,6 @@ mod tests {
             Picture::Rgb16(image) => image,
         }
     }
-
-    const FORMATS: [ImageFormat; 6] = [
-        ImageFormat::Png,
-        ImageFormat::Jpeg,
-        ImageFormat::WebP,
-        ImageFormat::Gif,
-        ImageFormat::Bmp,
-        ImageFormat::Tiff,
-    ];
 
     #[test]
     fn every_format_under_any_name_and_none_truncated() {

@@ -1,15 +1,13 @@
 //! Every variety of image file that people have, made here and decoded.
 
-use std::io::Cursor;
-
 use image::{
-    DynamicImage, Frame, ImageBuffer, ImageFormat, LumaA, Rgb, RgbImage, Rgba, RgbaImage,
-    codecs::gif::GifEncoder,
+    Frame, ImageBuffer, ImageFormat, LumaA, Rgb, RgbImage, Rgba, RgbaImage, codecs::gif::GifEncoder,
 };
 
 use super::{
-    DEFAULT_MAX_PIXELS, DataError, Fit, Picture, Preprocess, decode::decode_from,
-    test_images::photo,
+    DEFAULT_MAX_PIXELS, DataError, Fit, Picture, Preprocess,
+    decode::decode_from,
+    test_images::{FORMATS, encoded, photo},
 };
 
 const BACKGROUND: [u8; 3] = [255, 0, 10];
@@ -27,12 +25,6 @@ fn rgb8(bytes: &[u8]) -> RgbImage {
 
 fn pixels(bytes: &[u8]) -> Vec<[u8; 3]> {
     rgb8(bytes).pixels().map(|pixel| pixel.0).collect()
-}
-
-fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
-    let mut bytes = Cursor::new(Vec::new());
-    image.into().write_to(&mut bytes, format).unwrap();
-    bytes.into_inner()
 }
 
 /// A marker segment of a JPEG.
@@ -258,21 +250,13 @@ fn the_first_frame_stands_for_an_animation() {
 
 #[test]
 fn the_smallest_and_the_longest() {
-    let formats = [
-        ImageFormat::Png,
-        ImageFormat::Jpeg,
-        ImageFormat::WebP,
-        ImageFormat::Gif,
-        ImageFormat::Bmp,
-        ImageFormat::Tiff,
-    ];
-    for format in formats {
+    for format in FORMATS {
         let bytes = encoded(RgbImage::from_pixel(1, 1, Rgb([255; 3])), format);
         let found = pixels(&bytes);
         assert!(found[0].iter().all(|&c| c >= 250), "{format:?}: {found:?}");
     }
     // WebP ends at 16,383 pixels a side.
-    for format in formats
+    for format in FORMATS
         .into_iter()
         .filter(|format| *format != ImageFormat::WebP)
     {

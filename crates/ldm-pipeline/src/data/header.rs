@@ -112,7 +112,10 @@ mod tests {
     use image::{DynamicImage, ImageEncoder, codecs::jpeg::JpegEncoder};
 
     use super::*;
-    use crate::data::{decode::decode_from, test_images::photo};
+    use crate::data::{
+        decode::decode_from,
+        test_images::{FORMATS, encoded, photo},
+    };
 
     /// A TIFF block with nothing but an orientation.
     fn exif(orientation: u8) -> Vec<u8> {
@@ -141,26 +144,9 @@ mod tests {
         bytes
     }
 
-    fn plain(format: ImageFormat) -> Vec<u8> {
-        let mut bytes = Cursor::new(Vec::new());
-        DynamicImage::from(photo(40, 30))
-            .write_to(&mut bytes, format)
-            .unwrap();
-        bytes.into_inner()
-    }
-
     #[test]
     fn sizes_are_those_of_the_decoded_image() {
-        let mut files: Vec<Vec<u8>> = [
-            ImageFormat::Png,
-            ImageFormat::Jpeg,
-            ImageFormat::WebP,
-            ImageFormat::Gif,
-            ImageFormat::Bmp,
-            ImageFormat::Tiff,
-        ]
-        .map(plain)
-        .into();
+        let mut files: Vec<Vec<u8>> = FORMATS.map(|format| encoded(photo(40, 30), format)).into();
         files.extend((1..=8).flat_map(|orientation| [jpeg(orientation), png(orientation)]));
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image");

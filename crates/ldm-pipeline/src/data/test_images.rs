@@ -1,8 +1,25 @@
 //! Images that the tests of this module draw.
 
-use std::path::Path;
+use std::{io::Cursor, path::Path};
 
-use image::{Rgb, RgbImage};
+use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
+
+/// All that can be read.
+pub(super) const FORMATS: [ImageFormat; 6] = [
+    ImageFormat::Png,
+    ImageFormat::Jpeg,
+    ImageFormat::WebP,
+    ImageFormat::Gif,
+    ImageFormat::Bmp,
+    ImageFormat::Tiff,
+];
+
+/// The bytes of a file.
+pub(super) fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    image.into().write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
 
 /// A picture in which all pixels of a row or column differ, and no axis is symmetric.
 pub(super) fn photo(width: u32, height: u32) -> RgbImage {

@@ -3,7 +3,7 @@
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
     optim::GradientsParams,
-    tensor::{Device, Tensor, TensorData},
+    tensor::{Device, Tensor},
 };
 use ldm_diffusion::{
     DiffusionLossConfig, UNet, UNetConfig,
@@ -12,18 +12,9 @@ use ldm_diffusion::{
 use ldm_nn::Activations;
 
 use super::{Accumulator, Gradients};
-use crate::{
-    config::NoiseConfig,
-    rng::{Stream, normal},
-};
+use crate::{config::NoiseConfig, test_tensors::values};
 
 const TIMESTEPS: [usize; 8] = [0, 5, 80, 200, 333, 500, 750, 999];
-
-/// Standard normal values, the same in every run; `number` tells tensors apart.
-fn values<const D: usize>(shape: [usize; D], number: u64) -> Tensor<D> {
-    let values = normal(7, Stream::Init, number, 0, shape.iter().product());
-    Tensor::from_data(TensorData::new(values, shape), &Device::flex())
-}
 
 /// A tiny U-Net with transformers, none of whose layers starts at 0. Matrices are large enough for attention to prefer some keys: where it
 /// doesn't, the gradients of queries and keys are differences of nearly equal numbers.

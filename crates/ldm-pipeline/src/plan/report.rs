@@ -64,17 +64,14 @@ impl Survey<'_> {
             _ => self.held(size, accumulation),
         };
         let (batch_size, accumulation, held) = propose(images, filled(memory), held)?;
-        let section = match facts.stage {
-            Stage::Vae => "stage1.training",
-            Stage::Diffusion => "stage2.training",
-        };
+        let section = facts.stage.folder();
         Some(Proposal {
             batch_size,
             accumulation,
             peak_memory: held + self.mapped_latents(held),
             step_seconds: self.step(batch_size, accumulation).2,
             options: format!(
-                "--set {section}.batch_size={batch_size} --set {section}.accumulation={accumulation}"
+                "--set {section}.training.batch_size={batch_size} --set {section}.training.accumulation={accumulation}"
             ),
         })
     }

@@ -48,7 +48,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Its folder in a run directory.
+    /// Its folder in a run directory, and its section of a configuration.
     pub fn folder(self) -> &'static str {
         match self {
             Self::Vae => "stage1",

@@ -29,12 +29,9 @@ impl Precision {
         if self == Self::F32 || device.supports_dtype(FloatDType::BF16) {
             return Ok(());
         }
-        let section = match stage {
-            Stage::Vae => "stage1.training",
-            Stage::Diffusion => "stage2.training",
-        };
+        let section = stage.folder();
         Err(Error::Request(format!(
-            "`{section}.precision` is \"bf16\", which this device can't compute in: set it to \"f32\", or choose another device"
+            "`{section}.training.precision` is \"bf16\", which this device can't compute in: set it to \"f32\", or choose another device"
         )))
     }
 
@@ -97,7 +94,7 @@ impl ModuleVisitor for Widen<'_> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{DType, TensorData};
+    use burn::tensor::DType;
     use ldm_autoencoder::{
         AutoencoderKlConfig, PatchDiscriminatorConfig, Stage1LossConfig, Stage1Objective,
         VqModelConfig,
@@ -113,14 +110,8 @@ mod tests {
     use crate::{
         config::NoiseConfig,
         model::{Conditioner, ConditionerConfig, Denoiser},
-        rng::{Stream, normal},
+        test_tensors::values,
     };
-
-    /// Standard normal values, the same in every run; `number` tells tensors apart.
-    fn values<const D: usize>(shape: [usize; D], number: u64) -> Tensor<D> {
-        let values = normal(7, Stream::Init, number, 0, shape.iter().product());
-        Tensor::from_data(TensorData::new(values, shape), &Device::flex())
-    }
 
     /// Gives every parameter a value, none of the matrices 0, of about the size that training would.
     fn filled<M: Module>(module: M) -> M {

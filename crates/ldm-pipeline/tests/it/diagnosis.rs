@@ -3,7 +3,6 @@
 use std::{ops::ControlFlow, path::Path};
 
 use burn::tensor::Device;
-use image::{Rgb, RgbImage};
 use ldm_pipeline::{
     Error,
     config::{NonFiniteAction, RunConfig},
@@ -13,84 +12,12 @@ use ldm_pipeline::{
 };
 use safetensors::{Dtype, tensor::TensorView};
 
-const CONFIG: &str = r#"
-[data]
-resolution = 16
-validation = 0.0
-workers = 1
+use crate::common::tiny;
 
-[stage1.training]
-steps = 4
-batch_size = 2
-accumulation = 2
-lr = { rate = 1e-3 }
-optimizer = { weight_decay = 0.01 }
-
-[stage1.vae]
-block_out_channels = [8, 8]
-down_block_types = ["DownEncoderBlock2D", "DownEncoderBlock2D"]
-up_block_types = ["UpDecoderBlock2D", "UpDecoderBlock2D"]
-layers_per_block = 1
-latent_channels = 2
-norm_num_groups = 4
-
-[stage1.loss]
-perceptual_weight = 0.0
-disc_start = 2
-disc_layers = 2
-disc_channels = 4
-
-[stage2.training]
-steps = 4
-batch_size = 2
-lr = { rate = 1e-3 }
-optimizer = {}
-
-[stage2.unet]
-_class_name = "UNet2DConditionModel"
-sample_size = 8
-in_channels = 2
-out_channels = 2
-block_out_channels = [8, 8]
-down_block_types = ["CrossAttnDownBlock2D", "DownBlock2D"]
-up_block_types = ["UpBlock2D", "CrossAttnUpBlock2D"]
-layers_per_block = 1
-cross_attention_dim = 8
-attention_head_dim = 2
-norm_num_groups = 4
-
-[stage2.text]
-dropout = 0.0
-
-[stage2.text.bert]
-max_position_embeddings = 6
-encoder_layers = 1
-encoder_ffn_dim = 16
-encoder_attention_heads = 2
-head_dim = 4
-d_model = 8
-to_logits = false
-
-[stage2.preview]
-count = 1
-steps = 2
-"#;
-
-/// A run of `CONFIG` with some settings changed, and its folder.
+/// A tiny run with some settings changed, and its folder.
 fn run(settings: &[&str]) -> (tempfile::TempDir, RunConfig, RunDir) {
     let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().join("data");
-    std::fs::create_dir(&data).unwrap();
-    for number in 0..4_u8 {
-        let picture = RgbImage::from_fn(16, 16, |x, y| {
-            Rgb([60 * number, 16 * x as u8, 16 * y as u8])
-        });
-        picture.save(data.join(format!("{number}.png"))).unwrap();
-        std::fs::write(data.join(format!("{number}.txt")), "a ramp").unwrap();
-    }
-    let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
-    let mut config = RunConfig::parse(CONFIG, "the test's configuration", &settings).unwrap();
-    config.data.path = Some(data);
+    let mut config = tiny(dir.path(), settings);
     config.stage1.training.non_finite.action = NonFiniteAction::Stop;
     if let Some(stage2) = &mut config.stage2 {
         stage2.training.non_finite.action = NonFiniteAction::Stop;

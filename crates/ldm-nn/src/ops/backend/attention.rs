@@ -10,7 +10,7 @@ use burn::backend::{
     flex::FlexTensor,
 };
 
-use super::tensor;
+use super::{strided, tensor};
 use crate::ops::attention::{self, Heads, Sizes};
 
 /// The tensor itself if its rows are contiguous, which a view of `[B, L, heads, D]` satisfies, or else a copy.
@@ -24,10 +24,10 @@ pub(super) fn with_rows(x: &FlexTensor) -> FlexTensor {
 }
 
 fn heads_of(x: &FlexTensor) -> Heads<'_> {
-    let strides = x.layout().strides();
+    let (data, [image, head, row, _]) = strided(x);
     Heads {
-        data: &x.storage()[x.layout().start_offset()..],
-        strides: std::array::from_fn(|axis| strides[axis].unsigned_abs()),
+        data,
+        strides: [image, head, row],
     }
 }
 

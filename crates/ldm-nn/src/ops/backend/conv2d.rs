@@ -10,7 +10,7 @@ use burn::backend::{
     flex::FlexTensor,
 };
 
-use super::tensor;
+use super::{register, tensor, wanted};
 use crate::ops::conv2d::{self, Convolution};
 
 fn convolution_of(
@@ -61,27 +61,14 @@ impl Backward<Flex, 3> for Conv2dBackward {
         let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
         let (x, weight) = ops.state;
         let conv = convolution_of(&x, &weight, self.stride, self.padding);
-        let [x_node, weight_node, bias_node] = ops.parents;
-        let wanted = conv2d::Gradients {
-            x: x_node.is_some(),
-            weight: weight_node.is_some(),
-            bias: bias_node.is_some(),
-        };
+        let nodes = ops.parents.map(|node| node.map(|node| node.id));
         let computed = conv2d::backward(
             &conv,
             x.storage(),
             weight.storage(),
             grad.storage(),
-            &wanted,
+            &wanted(&nodes),
         );
-        if let Some((node, values)) = x_node.zip(computed.x) {
-            grads.register::<Flex>(node.id, tensor(values, x.layout().shape().clone()));
-        }
-        if let Some((node, values)) = weight_node.zip(computed.weight) {
-            grads.register::<Flex>(node.id, tensor(values, weight.layout().shape().clone()));
-        }
-        if let Some((node, values)) = bias_node.zip(computed.bias) {
-            grads.register::<Flex>(node.id, tensor(values, [conv.outputs]));
-        }
+        register(grads, nodes, computed, [&x, &weight]);
     }
 }

@@ -10,7 +10,7 @@ use burn::backend::{
     flex::FlexTensor,
 };
 
-use super::tensor;
+use super::{register, tensor};
 use crate::ops::{
     group_norm::{self, Groups},
     simd::Stats,
@@ -68,15 +68,7 @@ impl Backward<Flex, 3> for GroupNormBackward {
             groups,
             self.silu,
         );
-        let [x_node, gamma_node, beta_node] = ops.parents;
-        if let Some(node) = x_node {
-            grads.register::<Flex>(node.id, tensor(computed.x, x.layout().shape().clone()));
-        }
-        if let Some(node) = gamma_node {
-            grads.register::<Flex>(node.id, tensor(computed.gamma, [groups.channels]));
-        }
-        if let Some(node) = beta_node {
-            grads.register::<Flex>(node.id, tensor(computed.beta, [groups.channels]));
-        }
+        let nodes = ops.parents.map(|node| node.map(|node| node.id));
+        register(grads, nodes, computed, [&x, &gamma]);
     }
 }

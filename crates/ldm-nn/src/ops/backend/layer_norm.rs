@@ -10,7 +10,7 @@ use burn::backend::{
     flex::FlexTensor,
 };
 
-use super::tensor;
+use super::{register, tensor};
 use crate::ops::{layer_norm, simd::Stats};
 
 /// The normalisation of contiguous tensors, and what its gradient needs.
@@ -34,16 +34,7 @@ impl Backward<Flex, 3> for LayerNormBackward {
         let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
         let (x, gamma, stats) = ops.state;
         let computed = layer_norm::backward(x.storage(), grad.storage(), gamma.storage(), &stats);
-        let [x_node, gamma_node, beta_node] = ops.parents;
-        if let Some(node) = x_node {
-            grads.register::<Flex>(node.id, tensor(computed.x, x.layout().shape().clone()));
-        }
-        let shape = gamma.layout().shape();
-        if let Some(node) = gamma_node {
-            grads.register::<Flex>(node.id, tensor(computed.gamma, shape.clone()));
-        }
-        if let Some(node) = beta_node {
-            grads.register::<Flex>(node.id, tensor(computed.beta, shape.clone()));
-        }
+        let nodes = ops.parents.map(|node| node.map(|node| node.id));
+        register(grads, nodes, computed, [&x, &gamma]);
     }
 }

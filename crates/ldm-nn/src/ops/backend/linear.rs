@@ -10,7 +10,7 @@ use burn::backend::{
     flex::FlexTensor,
 };
 
-use super::tensor;
+use super::{register, strided, tensor, wanted};
 use crate::ops::{
     gemm::Matrix,
     linear::{self, Rows},
@@ -26,24 +26,15 @@ pub(super) fn with_strides(x: &FlexTensor) -> FlexTensor {
 }
 
 fn weight_of(weight: &FlexTensor) -> Matrix<'_> {
-    let strides = weight.layout().strides();
-    Matrix {
-        data: &weight.storage()[weight.layout().start_offset()..],
-        row: strides[0].unsigned_abs(),
-        column: strides[1].unsigned_abs(),
-    }
+    let (data, [row, column]) = strided(weight);
+    Matrix { data, row, column }
 }
 
 /// `[N, L, C]` by its strides: one matrix of N L rows where they follow each other.
 fn rows_of(x: &FlexTensor) -> Rows<'_> {
     let [images, rows, _] = x.layout().shape().dims();
-    let strides: [usize; 3] = std::array::from_fn(|axis| x.layout().strides()[axis].unsigned_abs());
-    let [stride, row, column] = strides;
-    let first = Matrix {
-        data: &x.storage()[x.layout().start_offset()..],
-        row,
-        column,
-    };
+    let (data, [stride, row, column]) = strided(x);
+    let first = Matrix { data, row, column };
     match stride == rows * row || images == 1 {
         true => Rows {
             images: 1,
@@ -65,7 +56,7 @@ pub(super) fn forward(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor) ->
     let [images, rows, _] = x.layout().shape().dims();
     let [inputs, outputs] = weight.layout().shape().dims();
     let bias = Some(bias.storage()).filter(|bias: &&[f32]| !bias.is_empty());
-    let y = linear::forward(rows_of(x), weight_of(weight), bias, [inputs, outputs]);
+    let y = linear::forward(rows_of(x), weight_of(weight), [inputs, outputs], bias);
     tensor(y, [images, rows, outputs])
 }
 
@@ -79,23 +70,14 @@ impl Backward<Flex, 3> for LinearBackward {
         let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
         let (x, weight) = ops.state;
         let [inputs, outputs] = weight.layout().shape().dims();
-        let [x_node, weight_node, bias_node] = ops.parents;
-        let wanted = [x_node.is_some(), weight_node.is_some(), bias_node.is_some()];
+        let nodes = ops.parents.map(|node| node.map(|node| node.id));
         let computed = linear::backward(
             rows_of(&x),
             weight_of(&weight),
             grad.storage(),
             [inputs, outputs],
-            wanted,
+            &wanted(&nodes),
         );
-        if let Some((node, dx)) = x_node.zip(computed.x) {
-            grads.register::<Flex>(node.id, tensor(dx, x.layout().shape().clone()));
-        }
-        if let Some((node, d_weight)) = weight_node.zip(computed.weight) {
-            grads.register::<Flex>(node.id, tensor(d_weight, [inputs, outputs]));
-        }
-        if let Some((node, d_bias)) = bias_node.zip(computed.bias) {
-            grads.register::<Flex>(node.id, tensor(d_bias, [outputs]));
-        }
+        register(grads, nodes, computed, [&x, &weight]);
     }
 }

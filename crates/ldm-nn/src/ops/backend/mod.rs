@@ -4,7 +4,9 @@ use burn::{
     backend::{
         Autodiff, Backend, Dispatch, DispatchDevice, Flex,
         autodiff::{
+            NodeId,
             checkpoint::strategy::CheckpointStrategy,
+            grads,
             ops::{Backward, OpsKind},
         },
         backend_extension,
@@ -14,7 +16,10 @@ use burn::{
     tensor::{DType, Shape, Tensor, TensorData},
 };
 
-use super::simd::{Level, level};
+use super::{
+    gradients::Gradients,
+    simd::{Level, level},
+};
 
 mod attention;
 mod conv2d;
@@ -160,6 +165,49 @@ pub(super) fn conv2d(
 
 fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
+}
+
+/// The elements from a tensor's first on, and the distances along its axes, none of which may run backwards.
+fn strided<const D: usize>(x: &FlexTensor) -> (&[f32], [usize; D]) {
+    let strides = x.layout().strides();
+    (
+        &x.storage()[x.layout().start_offset()..],
+        std::array::from_fn(|axis| strides[axis].unsigned_abs()),
+    )
+}
+
+/// Which of an operator's input, weight and bias are tracked.
+fn wanted(nodes: &[Option<NodeId>; 3]) -> Gradients<bool> {
+    let [x, weight, bias] = nodes.each_ref().map(Option::is_some);
+    Gradients { x, weight, bias }
+}
+
+/// Adds what was computed to the gradients of an operator's input `x`, weight and bias, as far as they are tracked.
+fn register(
+    grads: &mut grads::Gradients,
+    nodes: [Option<NodeId>; 3],
+    computed: Gradients<Option<Vec<f32>>>,
+    [x, weight]: [&FlexTensor; 2],
+) {
+    let Gradients {
+        x: of_x,
+        weight: of_weight,
+        bias: of_bias,
+    } = computed;
+    let shape_of = |x: &FlexTensor| x.layout().shape().clone();
+    let shaped = [
+        of_x.map(|values| tensor(values, shape_of(x))),
+        of_weight.map(|values| tensor(values, shape_of(weight))),
+        of_bias.map(|values| {
+            let len = values.len();
+            tensor(values, [len])
+        }),
+    ];
+    for (node, gradient) in nodes.into_iter().zip(shaped) {
+        if let Some((node, gradient)) = node.zip(gradient) {
+            grads.register::<Flex>(node, gradient);
+        }
+    }
 }
 
 impl CpuOps for Flex {

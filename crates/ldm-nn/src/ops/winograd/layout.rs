@@ -3,15 +3,7 @@
 use rayon::prelude::*;
 
 use super::{TILE, transforms::Lane};
-#[cfg(target_arch = "x86_64")]
-use crate::ops::{
-    avx512,
-    simd::{Level, level},
-};
-use crate::ops::{
-    scratch::with_scratch,
-    simd::{LANES, multiversion},
-};
+use crate::ops::{scratch::with_scratch, simd::LANES, transpose::transpose_lanes};
 
 /// Pixels of a task of the transposition, at least.
 const STRIP: usize = 64;
@@ -139,44 +131,26 @@ pub(in crate::ops) fn with_channels_last<T>(
     })
 }
 
-multiversion! {
-    /// `out[p][c] = x[c * stride + p]`.
-    fn transpose_line(x: &[f32], stride: usize, channels: usize, out: &mut [f32], width: usize) {
-        let pixels = out.len() / width;
-        for first in (0..channels).step_by(LANES) {
-            let lanes = LANES.min(channels - first);
-            #[cfg(target_arch = "x86_64")]
-            if level() == Level::Avx512 && lanes == LANES {
-                for p in (0..pixels).step_by(LANES) {
-                    let count = LANES.min(pixels - p);
-                    let x = &x[first * stride + p..];
-                    let out = &mut out[p * width + first..];
-                    assert!((LANES - 1) * stride + count <= x.len() && (count - 1) * width + LANES <= out.len());
-                    // SAFETY: both hold as much by the assertion, and the machine has AVX-512.
-                    unsafe { avx512::transpose(x.as_ptr(), stride, out.as_mut_ptr(), width, count) };
-                }
-                continue;
-            }
-            let mut p = 0;
-            while lanes == LANES && p + 8 <= pixels {
-                let mut block = [[0.0f32; 8]; LANES];
-                for (lane, block) in block.iter_mut().enumerate() {
-                    let start = (first + lane) * stride + p;
-                    block.copy_from_slice(&x[start..start + 8]);
-                }
-                for (i, out) in out[p * width..(p + 8) * width].chunks_exact_mut(width).enumerate() {
-                    for (out, block) in out[first..first + LANES].iter_mut().zip(&block) {
-                        *out = block[i];
-                    }
-                }
-                p += 8;
-            }
-            for p in p..pixels {
-                let out = &mut out[p * width + first..p * width + first + LANES];
-                out[lanes..].fill(0.0);
-                for (lane, out) in out.iter_mut().enumerate().take(lanes) {
-                    *out = x[(first + lane) * stride + p];
-                }
+/// `out[p][c] = x[c * stride + p]`, with zeros up to whole lanes.
+fn transpose_line(x: &[f32], stride: usize, channels: usize, out: &mut [f32], width: usize) {
+    let pixels = out.len() / width;
+    for first in (0..channels).step_by(LANES) {
+        let lanes = LANES.min(channels - first);
+        if lanes == LANES {
+            transpose_lanes(
+                &x[first * stride..],
+                stride,
+                &mut out[first..],
+                width,
+                pixels,
+            );
+            continue;
+        }
+        for (p, out) in out.chunks_exact_mut(width).enumerate() {
+            let out = &mut out[first..first + LANES];
+            out[lanes..].fill(0.0);
+            for (lane, out) in out.iter_mut().enumerate().take(lanes) {
+                *out = x[(first + lane) * stride + p];
             }
         }
     }

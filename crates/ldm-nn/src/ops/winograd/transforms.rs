@@ -85,27 +85,13 @@ pub(in crate::ops) use transforms;
 
 /// Transforms where a product and a sum are one instruction, and one rounding.
 pub(super) mod fused {
+    use super::{add, mul, sub};
+
     transforms!(
         #[inline(always)]
         f32
     );
 
-    #[inline(always)]
-    fn add(a: f32, b: f32) -> f32 {
-        a + b
-    }
-
-    #[inline(always)]
-    fn sub(a: f32, b: f32) -> f32 {
-        a - b
-    }
-
-    #[inline(always)]
-    fn mul(factor: f32, a: f32) -> f32 {
-        factor * a
-    }
-
-    /// `factor a + b`.
     #[inline(always)]
     fn mul_add(factor: f32, a: f32, b: f32) -> f32 {
         crate::ops::simd::mul_add::<true>(factor, a, b)
@@ -114,31 +100,32 @@ pub(super) mod fused {
 
 /// Transforms where these are two.
 pub(super) mod plain {
+    use super::{add, mul, sub};
+
     transforms!(
         #[inline(always)]
         f32
     );
 
     #[inline(always)]
-    fn add(a: f32, b: f32) -> f32 {
-        a + b
-    }
-
-    #[inline(always)]
-    fn sub(a: f32, b: f32) -> f32 {
-        a - b
-    }
-
-    #[inline(always)]
-    fn mul(factor: f32, a: f32) -> f32 {
-        factor * a
-    }
-
-    /// `factor a + b`.
-    #[inline(always)]
     fn mul_add(factor: f32, a: f32, b: f32) -> f32 {
         crate::ops::simd::mul_add::<false>(factor, a, b)
     }
+}
+
+#[inline(always)]
+fn add(a: f32, b: f32) -> f32 {
+    a + b
+}
+
+#[inline(always)]
+fn sub(a: f32, b: f32) -> f32 {
+    a - b
+}
+
+#[inline(always)]
+fn mul(factor: f32, a: f32) -> f32 {
+    factor * a
 }
 
 /// `G g`.
