@@ -56,13 +56,18 @@ const DIRECT: [Case; 11] = [
     case(9, [2, 3], [5, 5], [5, 5], 1, [2; 4]),
 ];
 
-/// 3x3 kernels wide and large enough for Winograd: whole tiles, cut tiles, channels that do not fill their lanes.
-const WINOGRAD: [Case; 5] = [
+/// 3x3 kernels wide and large enough for Winograd: whole tiles, cut tiles, channels that do not fill their lanes, and as many channels as the
+/// presets have on one side, of which sums are made in pieces.
+const WINOGRAD: [Case; 9] = [
     case(2, [16, 16], [16, 16], [3, 3], 1, [1; 4]),
     case(32, [13, 18], [4, 4], [3, 3], 1, [1; 4]),
     case(3, [17, 12], [15, 14], [3, 3], 1, [1; 4]),
     case(1, [33, 40], [24, 19], [3, 3], 1, [1; 4]),
     case(2, [32, 16], [60, 60], [3, 3], 1, [1; 4]),
+    case(2, [1792, 17], [8, 8], [3, 3], 1, [1; 4]),
+    case(1, [23, 896], [7, 8], [3, 3], 1, [1; 4]),
+    case(2, [2560, 8], [4, 4], [3, 3], 1, [1; 4]),
+    case(1, [300, 20], [28, 32], [3, 3], 1, [1; 4]),
 ];
 
 struct Reference {
@@ -203,6 +208,26 @@ fn patches_match_direct_loops() {
 fn winograd_matches_direct_loops() {
     for case in &WINOGRAD {
         case.check(3e-5);
+    }
+}
+
+/// Whether few tiles or few kernels are kept, and however many images share the work.
+#[test]
+fn an_image_has_the_same_output_in_any_batch() {
+    let device = Device::flex();
+    let shape = [40, 290, 8, 8];
+    let conv = Conv2dConfig::new([290, 36], [3, 3])
+        .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+        .init(&device);
+    let x = tensor(&values(shape.iter().product(), 6), shape, &device);
+    let together = ops::conv2d(&conv, x.clone());
+    for image in [0, 39] {
+        let alone = ops::conv2d(&conv, x.clone().narrow(0, image, 1));
+        assert_eq!(
+            to_vec(alone),
+            to_vec(together.clone().narrow(0, image, 1)),
+            "image {image}"
+        );
     }
 }
 

@@ -1,10 +1,20 @@
 //! Convolution kernels taken to the frequencies, a panel of outputs at a time.
 
+use std::ops::Range;
+
 use super::{
     FREQUENCIES, spread,
-    transforms::{both_axes, filter_transform, store},
+    transforms::{Lane, both_axes, filter_transform, store},
 };
-use crate::ops::simd::{LANES, multiversion};
+use crate::ops::{
+    simd::{LANES, multiversion},
+    transpose::transpose_lanes,
+};
+
+/// Weights of a kernel.
+const TAPS: usize = 9;
+/// Inputs whose kernels are laid out together: with nine taps each, whole squares of [`LANES`].
+const GROUP: usize = LANES;
 
 /// The kernels of a convolution from `inputs` to `outputs` channels.
 pub(in crate::ops) struct Kernels<'a> {
@@ -44,9 +54,15 @@ impl<'a> Kernels<'a> {
         FREQUENCIES * spread(self.inputs * LANES)
     }
 
-    /// Transforms the kernels of [`LANES`] outputs: `[FREQUENCIES, C_in, LANES]`, the frequencies
-    /// [`spread`].
-    pub(super) fn transform_panel(&self, panel: usize, out: &mut [f32]) {
+    /// Transforms the kernels from the inputs of a range to the [`LANES`] outputs of a panel: `[FREQUENCIES, inputs, LANES]`, the
+    /// frequencies at `stride`.
+    pub(super) fn transform(
+        &self,
+        panel: usize,
+        range: Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
         let first = panel * LANES;
         let lanes = LANES.min(self.outputs - first);
         let (lane_stride, input_stride) = if self.adjoint {
@@ -54,32 +70,54 @@ impl<'a> Kernels<'a> {
         } else {
             (9 * self.inputs, 9)
         };
-        let inputs = self.inputs;
-        transform_kernels(
-            inputs,
-            &self.weight[first * lane_stride..],
-            [lane_stride, input_stride],
-            lanes,
-            self.adjoint,
-            out,
-        );
+        for start in range.clone().step_by(GROUP) {
+            let count = GROUP.min(range.end - start);
+            let mut taps = [0.0; GROUP * TAPS * LANES];
+            let weight = &self.weight[first * lane_stride + start * input_stride..];
+            if lanes < LANES {
+                gather(weight, [lane_stride, input_stride], lanes, count, &mut taps);
+            } else if self.adjoint {
+                for (input, taps) in taps.chunks_exact_mut(TAPS * LANES).take(count).enumerate() {
+                    let weight = &weight[input * input_stride..];
+                    transpose_lanes(weight, lane_stride, taps, LANES, TAPS);
+                }
+            } else {
+                transpose_lanes(weight, lane_stride, &mut taps, LANES, count * TAPS);
+            }
+            let out = &mut out[(start - range.start) * LANES..];
+            transform_taps(&taps[..count * TAPS * LANES], self.adjoint, out, stride);
+        }
+    }
+}
+
+/// `taps[input][tap][lane]` from kernels at the strides of lanes and inputs, for fewer lanes than there are.
+fn gather(
+    weight: &[f32],
+    strides: [usize; 2],
+    lanes: usize,
+    inputs: usize,
+    taps: &mut [f32; GROUP * TAPS * LANES],
+) {
+    for (input, taps) in taps.chunks_exact_mut(TAPS * LANES).take(inputs).enumerate() {
+        for lane in 0..lanes {
+            let kernel = &weight[lane * strides[0] + input * strides[1]..][..TAPS];
+            for (tap, &value) in kernel.iter().enumerate() {
+                taps[tap * LANES + lane] = value;
+            }
+        }
     }
 }
 
 multiversion! {
-    fn transform_kernels(
-        inputs: usize, weight: &[f32], strides: [usize; 2], lanes: usize, turned: bool, out: &mut [f32],
-    ) {
-        for input in 0..inputs {
-            let mut taps = [[[0.0; LANES]; 3]; 3];
-            for lane in 0..lanes {
-                let start = input * strides[1] + lane * strides[0];
-                let kernel: &[f32; 9] = weight[start..].first_chunk().expect("nine taps");
-                for (tap, value) in taps.as_flattened_mut().iter_mut().enumerate() {
-                    value[lane] = kernel[if turned { 8 - tap } else { tap }];
-                }
+    /// Takes kernels, `[inputs, TAPS, LANES]`, to the frequencies.
+    fn transform_taps(taps: &[f32], turned: bool, out: &mut [f32], stride: usize) {
+        for (input, taps) in taps.chunks_exact(TAPS * LANES).enumerate() {
+            let mut kernel: [[Lane; 3]; 3] = [[[0.0; LANES]; 3]; 3];
+            for (tap, (lane, from)) in kernel.as_flattened_mut().iter_mut().zip(taps.chunks_exact(LANES)).enumerate() {
+                let from = if turned { &taps[(TAPS - 1 - tap) * LANES..][..LANES] } else { from };
+                lane.copy_from_slice(from);
             }
-            store(&both_axes(&taps, filter_transform), &mut out[input * LANES..], spread(inputs * LANES));
+            store(&both_axes(&kernel, filter_transform), &mut out[input * LANES..], stride);
         }
     }
 }

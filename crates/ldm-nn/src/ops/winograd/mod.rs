@@ -5,6 +5,8 @@
 //! `dg = Gᵀ [ Σ_tiles (A dY Aᵀ) ⊙ (Bᵀ d B) ] G`. Activations are first laid out with the channels innermost and padded
 //! to whole lanes, so that each transform works on [`LANES`] channels at once and writes what the products read.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
@@ -41,8 +43,22 @@ const FREQUENCIES: usize = PATCH * PATCH;
 const MAX_BLOCK: usize = 48;
 /// Fewest tiles worth a task.
 const MIN_BLOCK: usize = 12;
+/// Outputs of a task of the weight gradient.
+const GRADIENT_ROWS: usize = 12;
 /// Blocks of tiles that are transformed before the weight gradient's products consume them.
 const GRADIENT_BLOCKS: usize = 8;
+
+/// Most input channels that a product sums before it adds to what others have: the transformed kernels of a panel that it reads should stay
+/// in a core's own cache. All convolutions sum in the same pieces, so that they round alike.
+const MAX_DEPTH: usize = 256;
+
+/// The input channels, in pieces of about one length, of whole lanes but for the last.
+fn pieces(inputs: usize) -> impl Iterator<Item = Range<usize>> {
+    let depth = padded(inputs.div_ceil(inputs.div_ceil(MAX_DEPTH)));
+    (0..inputs)
+        .step_by(depth)
+        .map(move |start| start..inputs.min(start + depth))
+}
 
 /// Distance of the frequencies, of `len` elements each: were it a multiple of a page's length, which powers of two make it, the lines that
 /// one transform touches would all compete for one set of the cache.
@@ -85,7 +101,9 @@ fn convolve_by_blocks(
         weights
             .par_chunks_mut(kernels.panel_len())
             .enumerate()
-            .for_each(|(panel, out)| kernels.transform_panel(panel, out));
+            .for_each(|(panel, out)| {
+                kernels.transform(panel, 0..inputs, out, spread(inputs * LANES))
+            });
         let weights = &*weights;
         (0..tiles.div_ceil(block))
             .into_par_iter()
@@ -105,21 +123,24 @@ fn convolve_by_blocks(
                         );
                     }
                     for frequency in 0..FREQUENCIES {
-                        let lhs = Matrix::rows(&patches[frequency * strides[0]..], in_width);
-                        let rhs = Panels {
-                            data: &weights[frequency * spread(inputs * LANES)..],
-                            panel: kernels.panel_len(),
-                            step: LANES,
-                        };
                         let out = &mut sums[frequency * strides[1]..][..block * out_width];
-                        small_product(
-                            [count, kernels.panels(), inputs],
-                            out,
-                            out_width,
-                            lhs,
-                            rhs,
-                            false,
-                        );
+                        for piece in pieces(inputs) {
+                            let patches = &patches[frequency * strides[0] + piece.start..];
+                            let rhs = Panels {
+                                data: &weights[frequency * spread(inputs * LANES)..]
+                                    [piece.start * LANES..],
+                                panel: kernels.panel_len(),
+                                step: LANES,
+                            };
+                            small_product(
+                                [count, kernels.panels(), piece.len()],
+                                out,
+                                out_width,
+                                Matrix::rows(patches, in_width),
+                                rhs,
+                                piece.start > 0,
+                            );
+                        }
                     }
                     // One panel after the other: its outputs' lines stay in the cache until all of their tiles are there.
                     for panel in 0..kernels.panels() {
@@ -169,22 +190,29 @@ fn convolve_by_panels(
             });
         let patches = &*patches;
         (0..kernels.panels()).into_par_iter().for_each(|panel| {
-            with_scratch(kernels.panel_len() + FREQUENCIES * sums_stride, |scratch| {
-                let (weights, sums) = scratch.split_at_mut(kernels.panel_len());
-                kernels.transform_panel(panel, weights);
-                for frequency in 0..FREQUENCIES {
-                    let rhs = Panels {
-                        data: &weights[frequency * spread(inputs * LANES)..],
-                        panel: 0,
-                        step: LANES,
-                    };
-                    let sums = &mut sums[frequency * sums_stride..][..tiles * LANES];
-                    for (patches, out) in patches
-                        .chunks(block_len)
-                        .zip(sums.chunks_mut(block * LANES))
-                    {
-                        let lhs = Matrix::rows(&patches[frequency * stride..], in_width);
-                        small_product([out.len() / LANES, 1, inputs], out, LANES, lhs, rhs, false);
+            let depth = pieces(inputs).next().map_or(0, |piece| piece.len());
+            let kernels_stride = spread(depth * LANES);
+            let kernels_len = FREQUENCIES * kernels_stride;
+            with_scratch(kernels_len + FREQUENCIES * sums_stride, |scratch| {
+                let (weights, sums) = scratch.split_at_mut(kernels_len);
+                for piece in pieces(inputs) {
+                    kernels.transform(panel, piece.clone(), weights, kernels_stride);
+                    for frequency in 0..FREQUENCIES {
+                        let rhs = Panels {
+                            data: &weights[frequency * kernels_stride..],
+                            panel: 0,
+                            step: LANES,
+                        };
+                        let sums = &mut sums[frequency * sums_stride..][..tiles * LANES];
+                        for (patches, out) in patches
+                            .chunks(block_len)
+                            .zip(sums.chunks_mut(block * LANES))
+                        {
+                            let patches = &patches[frequency * stride + piece.start..];
+                            let shape = [out.len() / LANES, 1, piece.len()];
+                            let lhs = Matrix::rows(patches, in_width);
+                            small_product(shape, out, LANES, lhs, rhs, piece.start > 0);
+                        }
                     }
                 }
                 for tile in 0..tiles {
@@ -203,6 +231,16 @@ fn convolve_by_panels(
 
 /// The gradient of the weights, `[C_out, C_in, 3, 3]`, from the input and the gradient of the output.
 pub(super) fn weight_gradient(x: ChannelsLast<'_>, grad: ChannelsLast<'_>) -> Vec<f32> {
+    let fill = |gradient: &mut [f32]| match x.images.tiles() <= MAX_BLOCK {
+        true => gradient_by_rows(x, grad, gradient),
+        false => gradient_by_frequencies(x, grad, gradient),
+    };
+    // SAFETY: the gradient of every kernel is written, and none is read.
+    unsafe { filled(grad.channels * x.channels * 9, fill) }
+}
+
+/// Takes block after block of tiles to the frequencies, and sums the products of each frequency over all of them.
+fn gradient_by_frequencies(x: ChannelsLast<'_>, grad: ChannelsLast<'_>, gradient: &mut [f32]) {
     let (images, inputs, outputs) = (x.images, x.channels, grad.channels);
     let (in_width, out_width) = (padded(inputs), padded(outputs));
     let tiles = images.tiles();
@@ -213,7 +251,6 @@ pub(super) fn weight_gradient(x: ChannelsLast<'_>, grad: ChannelsLast<'_>) -> Ve
     let lens = strides.map(|stride| FREQUENCIES * stride);
     let sums_stride = spread(outputs * in_width);
     let count = |index: usize| block.min(tiles - (index * block).min(tiles));
-    let mut gradient = vec![0.0; outputs * inputs * 9];
     let sums_len = FREQUENCIES * sums_stride;
     with_scratch(resident * (lens[0] + lens[1]) + sums_len, |scratch| {
         let (transformed, sums) = scratch.split_at_mut(resident * (lens[0] + lens[1]));
@@ -255,16 +292,60 @@ pub(super) fn weight_gradient(x: ChannelsLast<'_>, grad: ChannelsLast<'_>) -> Ve
             .par_chunks_mut(inputs * 9)
             .enumerate()
             .for_each(|(output, gradient)| {
-                for (lanes, gradient) in gradient.chunks_mut(LANES * 9).enumerate() {
-                    transform_sums(
-                        &sums[output * in_width + lanes * LANES..],
-                        sums_stride,
-                        gradient,
-                    );
+                transform_sums(&sums[output * in_width..], sums_stride, gradient);
+            });
+    });
+}
+
+/// Takes all tiles, few as they are, to the frequencies, and then the kernels of some outputs and inputs after others through the whole
+/// algorithm: the sums of all kernels would be four times the gradient.
+fn gradient_by_rows(x: ChannelsLast<'_>, grad: ChannelsLast<'_>, gradient: &mut [f32]) {
+    let (inputs, tiles) = (x.channels, x.images.tiles());
+    let widths = [padded(inputs), padded(grad.channels)];
+    let strides = widths.map(spread);
+    let [x_len, grad_len] = strides.map(|stride| FREQUENCIES * stride);
+    with_scratch(tiles * (x_len + grad_len), |transformed| {
+        transformed
+            .par_chunks_mut(x_len + grad_len)
+            .enumerate()
+            .for_each(|(tile, transformed)| {
+                let (patch, gradient) = transformed.split_at_mut(x_len);
+                transform_input(x, tile, patch, strides[0]);
+                transform_gradient(grad, tile, gradient, strides[1]);
+            });
+        let transformed = &*transformed;
+        gradient
+            .par_chunks_mut(GRADIENT_ROWS * inputs * 9)
+            .enumerate()
+            .for_each(|(index, gradient)| {
+                let rows = gradient.len() / (inputs * 9);
+                for piece in pieces(inputs) {
+                    let width = padded(piece.len());
+                    let sums_stride = spread(rows * width);
+                    with_scratch(FREQUENCIES * sums_stride, |sums| {
+                        for (frequency, sums) in sums.chunks_exact_mut(sums_stride).enumerate() {
+                            let lhs = Matrix {
+                                data: &transformed
+                                    [x_len + frequency * strides[1] + index * GRADIENT_ROWS..],
+                                row: 1,
+                                column: x_len + grad_len,
+                            };
+                            let rhs = Panels {
+                                data: &transformed[frequency * strides[0] + piece.start..],
+                                panel: LANES,
+                                step: x_len + grad_len,
+                            };
+                            let shape = [rows, width / LANES, tiles];
+                            small_product(shape, sums, width, lhs, rhs, false);
+                        }
+                        for (row, gradient) in gradient.chunks_exact_mut(inputs * 9).enumerate() {
+                            let gradient = &mut gradient[piece.start * 9..piece.end * 9];
+                            transform_sums(&sums[row * width..], sums_stride, gradient);
+                        }
+                    });
                 }
             });
     });
-    gradient
 }
 
 /// Transforms the inputs of one tile, every channel.
@@ -400,15 +481,17 @@ multiversion! {
 
 multiversion! {
     /// Takes the sums of one output and some inputs back to their taps, `[inputs, 3, 3]`.
-    fn transform_sums(sums: &[f32], stride: usize, taps: &mut [f32]) {
-        let mut frequencies = [[[0.0; LANES]; PATCH]; PATCH];
-        for (i, lane) in frequencies.as_flattened_mut().iter_mut().enumerate() {
-            lane.copy_from_slice(&sums[i * stride..i * stride + LANES]);
-        }
-        let transformed = both_axes(&frequencies, filter_adjoint);
-        for (lane, taps) in taps.chunks_exact_mut(9).enumerate() {
-            for (tap, value) in taps.iter_mut().zip(transformed.as_flattened()) {
-                *tap = value[lane];
+    fn transform_sums(sums: &[f32], stride: usize, gradient: &mut [f32]) {
+        for (index, taps) in gradient.chunks_mut(LANES * 9).enumerate() {
+            let mut frequencies = [[[0.0; LANES]; PATCH]; PATCH];
+            for (i, lane) in frequencies.as_flattened_mut().iter_mut().enumerate() {
+                lane.copy_from_slice(&sums[i * stride + index * LANES..][..LANES]);
+            }
+            let transformed = both_axes(&frequencies, filter_adjoint);
+            for (lane, taps) in taps.chunks_exact_mut(9).enumerate() {
+                for (tap, value) in taps.iter_mut().zip(transformed.as_flattened()) {
+                    *tap = value[lane];
+                }
             }
         }
     }
