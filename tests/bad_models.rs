@@ -84,7 +84,8 @@ fn requests_that_the_model_cannot_serve() {
     let workspace = Workspace::empty();
     let [class, text, mask, free] = ["class-vq-f4", "text-kl-f8", "semantic-vq-f4", "uncond-kl"]
         .map(|name| fixture(&format!("compvis/{name}/model.ckpt")));
-    workspace.write("mask.txt", "no picture");
+    workspace.write("mask.txt", "no picture\nnor two\nnor three\n");
+    workspace.write("empty.txt", "# nothing\n");
     image::RgbImage::new(32, 32)
         .save(workspace.path("colour.png"))
         .unwrap();
@@ -132,6 +133,16 @@ fn requests_that_the_model_cannot_serve() {
             format!("--model {free} --init-latents nowhere.safetensors"),
             "nowhere.safetensors",
         ),
+        (
+            format!("--model {text} --prompts nowhere.txt"),
+            "nowhere.txt",
+        ),
+        (
+            format!("--model {text} --prompts mask.txt --grid 1x2"),
+            "1 x 2",
+        ),
+        (format!("--model {text} --prompts empty.txt"), "empty.txt"),
+        (format!("--model {free} --prompts mask.txt"), "no prompt"),
         (format!("--model {free} --negative rain"), "negative"),
         (format!("--model {free} --guidance-rescale nan"), "rescale"),
     ] {

@@ -35,7 +35,11 @@ fn classes_are_learned_from_folders_and_drawn_by_number() {
         config_with("[stage2.class]\nn_classes = 4\nembed_dim = 8\n"),
     );
     workspace.run("train all class.toml --data data --out run --steps 3");
-    assert!(workspace.run("info run").contains("4 classes"));
+    let info = workspace.run("info run");
+    assert!(
+        info.contains("4 classes") && info.contains("apples, pears, plums"),
+        "{info}"
+    );
     let mut pictures = Vec::new();
     for (class, guidance) in [(0, 2), (1, 2), (0, 1)] {
         workspace.run(&format!(
@@ -44,6 +48,8 @@ fn classes_are_learned_from_folders_and_drawn_by_number() {
         pictures.push(picture(&workspace, "sample.png"));
     }
     assert_ne!(pictures[0], pictures[1], "the class has no effect");
+    workspace.run("sample --model run --class pears --guidance 2 --steps 3 --out named.png");
+    assert_eq!(picture(&workspace, "named.png"), pictures[1]);
     assert_ne!(pictures[0], pictures[2], "guidance has no effect");
 
     // CompVis' code always has 32 groups, this model 4.
@@ -60,11 +66,21 @@ fn classes_are_learned_from_folders_and_drawn_by_number() {
 fn scenes_are_learned_from_masks_and_drawn_by_one() {
     let workspace = Workspace::empty();
     write_pictures(&workspace.path("data"), 8);
+    fs::create_dir_all(workspace.path("masks")).unwrap();
+    let mask = |number: u32, top: u32, height: u32| {
+        let label = |x: u32, y: u32| ((x / 10 + (top + y) / 9 + number) % 5) as u8;
+        let pixels: Vec<u8> = (0..40 * height).map(|at| label(at % 40, at / 40)).collect();
+        let path = workspace.path(&format!("masks/{number}.png"));
+        let mut encoder = png::Encoder::new(fs::File::create(path).unwrap(), 40, height);
+        encoder.set_color(png::ColorType::Indexed);
+        // A sixth colour without a label, as other programs write them.
+        encoder.set_palette((0..18).map(|level| 10 * level).collect::<Vec<u8>>());
+        let mut writer = encoder.write_header().unwrap();
+        writer.write_image_data(&pixels).unwrap();
+        writer.finish().unwrap();
+    };
     for number in 0..8 {
-        let mask = GrayImage::from_fn(40, 36, |x, y| Luma([((x / 10 + y / 9 + number) % 5) as u8]));
-        fs::create_dir_all(workspace.path("masks")).unwrap();
-        mask.save(workspace.path(&format!("masks/{number}.png")))
-            .unwrap();
+        mask(number, 0, 36);
     }
     let condition =
         "[stage2.semantic]\nmasks = \"masks\"\nn_stages = 2\nin_channels = 5\nout_channels = 3\n";
@@ -84,11 +100,10 @@ fn scenes_are_learned_from_masks_and_drawn_by_one() {
     let buckets = "resolution = 32\nbuckets = [[32, 32], [48, 32]]";
     workspace.write("buckets.toml", config.replace("resolution = 32", buckets));
     for number in [1, 3, 4, 6] {
-        for folder in ["data", "masks"] {
-            let path = workspace.path(&format!("{folder}/{number}.png"));
-            let wide = image::open(&path).unwrap().crop_imm(0, 4, 40, 27);
-            wide.save(path).unwrap();
-        }
+        let path = workspace.path(&format!("data/{number}.png"));
+        let wide = image::open(&path).unwrap().crop_imm(0, 4, 40, 27);
+        wide.save(path).unwrap();
+        mask(number, 4, 27);
     }
     workspace.run("train all buckets.toml --data data --out buckets --steps 3");
     GrayImage::from_pixel(48, 32, Luma([3]))
@@ -109,6 +124,17 @@ fn scenes_are_learned_from_masks_and_drawn_by_one() {
         picture(&workspace, "drawn-a.png"),
         picture(&workspace, "drawn-b.png"),
         "the mask has no effect"
+    );
+
+    // The model knows the colours that stood for the labels in its masks.
+    assert!(workspace.run("info run").contains("colours of 5 labels"));
+    RgbImage::from_pixel(32, 32, Rgb([120, 130, 140]))
+        .save(workspace.path("colour.png"))
+        .unwrap();
+    workspace.run("sample --model run --semantic colour.png --steps 3 --out drawn-colour.png");
+    assert_eq!(
+        picture(&workspace, "drawn-colour.png"),
+        picture(&workspace, "drawn-b.png")
     );
 }
 

@@ -1,17 +1,15 @@
 //! The command line as the user types it. What the options mean is decided in [`commands`](crate::commands).
 
+mod sample;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ldm_pipeline::{
-    diffusion::SamplerKind,
-    plan::{ASSUMED_IMAGES, LEAST_STEPS, parse_bytes},
-};
+use ldm_pipeline::plan::{ASSUMED_IMAGES, LEAST_STEPS, parse_bytes};
+
+pub(crate) use sample::{Grid, MAX_IMAGES, SampleArgs};
 
 use crate::device::{DeviceList, DeviceName};
-
-/// Largest side of an image in pixels: beyond it no memory suffices.
-const MAX_SIDE: i64 = 16_384;
 
 /// Latent diffusion in Rust: train an autoencoder and a diffusion model in its latent space, and draw from it, or from the models of diffusers
 /// and CompVis' code.
@@ -210,102 +208,6 @@ fn setting(text: &str) -> Result<String, String> {
             "a setting has the form section.key=value, such as stage1.training.steps=1000".into(),
         ),
     }
-}
-
-/// Draw images from a trained model.
-#[derive(Debug, Args)]
-pub(crate) struct SampleArgs {
-    /// What to draw, for a text-conditional model
-    pub(crate) prompt: Option<String>,
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// What to lead away from
-    #[arg(long, value_name = "PROMPT", default_value = "")]
-    pub(crate) negative: String,
-    /// Class to draw, counted from 0, for a class-conditional model
-    #[arg(
-        long,
-        value_name = "N",
-        conflicts_with = "prompt",
-        allow_negative_numbers = true
-    )]
-    pub(crate) class: Option<usize>,
-    /// Scene to draw, for a model of semantic masks: an image whose pixels are labels (palette index or grey level)
-    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["prompt", "class"])]
-    pub(crate) semantic: Option<PathBuf>,
-    /// Picture to start from
-    #[arg(long, value_name = "IMAGE")]
-    pub(crate) init_image: Option<PathBuf>,
-    /// How far to lead away from --init-image: 0 is hardly, 1 is all the way [default: 0.8, with --mask 1]
-    #[arg(
-        long,
-        value_name = "S",
-        requires = "init_image",
-        allow_negative_numbers = true
-    )]
-    pub(crate) strength: Option<f64>,
-    /// Region of --init-image to draw anew: white in this image; the rest is kept
-    #[arg(long, value_name = "IMAGE", requires = "init_image")]
-    pub(crate) mask: Option<PathBuf>,
-    #[arg(long, value_name = "NAME", value_parser = sampler, help = sampler_help())]
-    pub(crate) sampler: Option<SamplerKind>,
-    /// Denoising steps
-    #[arg(long, default_value_t = 50, allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) steps: u64,
-    /// Randomness of ddim: 0 is none, 1 as much as ddpm
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    pub(crate) eta: f64,
-    /// Strength of classifier-free guidance; 1 is none
-    #[arg(long, default_value_t = 3.0, allow_negative_numbers = true)]
-    pub(crate) guidance: f64,
-    /// Brings guided predictions back to the contrast of unguided ones: 0 not at all, 1 fully
-    #[arg(
-        long,
-        value_name = "R",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
-    pub(crate) guidance_rescale: f64,
-    /// Key of the noise: the same seed gives the same image
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    pub(crate) seed: u64,
-    /// Number of images [default: 1, or as many as --init-latents holds]
-    #[arg(long, allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    pub(crate) count: Option<u64>,
-    /// Images that are drawn together
-    #[arg(long, default_value_t = 8, allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=4096))]
-    pub(crate) batch: u64,
-    /// Width in pixels [default: as in training]
-    #[arg(long, requires = "height", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
-    pub(crate) width: Option<u32>,
-    /// Height in pixels [default: as in training]
-    #[arg(long, requires = "width", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=MAX_SIDE))]
-    pub(crate) height: Option<u32>,
-    /// Decode in overlapping tiles of N latent pixels a side, for pictures that are too large to decode in one piece
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(8..))]
-    pub(crate) tile: Option<u64>,
-    /// Noise to start from in place of the seed's: `latents`, [N, C, H, W] of unit variance
-    #[arg(long, value_name = "FILE.safetensors")]
-    pub(crate) init_latents: Option<PathBuf>,
-    /// Also write what the decoder got: `latents`, [N, C, H, W]
-    #[arg(long, value_name = "FILE.safetensors")]
-    pub(crate) save_latents: Option<PathBuf>,
-    /// PNG file to write; several images get numbers before the extension
-    #[arg(long, value_name = "FILE", default_value = "sample.png")]
-    pub(crate) out: PathBuf,
-    #[command(flatten)]
-    pub(crate) device: DeviceArgs,
-}
-
-/// The samplers under the names that users know.
-fn sampler(name: &str) -> Result<SamplerKind, String> {
-    name.parse()
-        .map_err(|error: ldm_pipeline::diffusion::Error| error.to_string())
-}
-
-fn sampler_help() -> String {
-    let names = SamplerKind::ALL.map(SamplerKind::name).join(", ");
-    format!("Way from noise to image: {names} [default: the model's own]")
 }
 
 /// Where a model is.

@@ -107,6 +107,15 @@ pub enum Error {
         /// What is missing.
         problem: String,
     },
+    /// No model was named, and the one that comes with the program isn't there.
+    #[error(
+        "no model was given, and the one that comes with ldm is in none of {}",
+        listed(places)
+    )]
+    NoShippedModel {
+        /// Where it was looked for.
+        places: Vec<PathBuf>,
+    },
     /// A checkpoint that doesn't say what it is.
     #[error("can't tell from its tensors what {} holds: {problem}", path.display())]
     UnknownCheckpoint {
@@ -196,6 +205,9 @@ impl Error {
             Self::NoModel { .. } => Some(
                 "a model is a directory with a model_index.json, as `ldm train` leaves it in RUN/model, a CompVis checkpoint, or a hub id (owner/name)".into(),
             ),
+            Self::NoShippedModel { .. } => Some(
+                "name a model with --model, or run ldm in a clone of its repository, or set LDM_MODELS to the folder that twemoji-64 is in".into(),
+            ),
             Self::UnknownCheckpoint { .. } => Some(
                 "give the yaml that it was trained with by --yaml, or put it beside the checkpoint".into(),
             ),
@@ -257,4 +269,11 @@ impl ConfigError {
             Self::Read { .. } | Self::Syntax { .. } => None,
         }
     }
+}
+
+fn listed(paths: &[PathBuf]) -> String {
+    let paths: Vec<String> = (paths.iter())
+        .map(|path| path.display().to_string())
+        .collect();
+    paths.join(", ")
 }

@@ -11,6 +11,7 @@ use ldm_diffusion::{SchedulerConfig, UNetConfig};
 use crate::{
     config::RunConfig,
     error::Error,
+    generate::listed,
     model::{ConditionerConfig, FirstStageConfig, FirstStageFiles, ModelConfigs, ModelFiles},
 };
 
@@ -101,6 +102,12 @@ fn describe_model(text: &mut String, model: &ModelConfigs) {
     describe_unet(text, &model.unet);
     if let Some(conditioner) = &model.conditioner {
         describe_conditioner(text, conditioner);
+    }
+    if !facts.classes.is_empty() {
+        let _ = writeln!(text, "  classes: {}", listed(&facts.classes));
+    }
+    if !facts.palette.is_empty() {
+        let _ = writeln!(text, "  colours of {} labels", facts.palette.len());
     }
     describe_schedule(text, &model.scheduler);
     if facts.training_steps != [0, 0] {

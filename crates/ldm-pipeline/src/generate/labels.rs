@@ -1,9 +1,10 @@
-//! Semantic masks as image files: a PNG with a palette, or any image in grey, whose values are labels.
+//! Semantic masks as PNG files: with a palette or in grey, where the values are labels, or in the colours of a [`Palette`].
 
 use std::{fs::File, io::BufReader, path::Path};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+use super::Palette;
 use crate::{data::Size, error::Error};
 
 /// Pixels that a mask may have.
@@ -21,11 +22,11 @@ pub struct LabelMap {
 }
 
 impl LabelMap {
-    /// Reads a PNG file: palette indices, not their colours, or grey values as they are stored.
+    /// Reads a PNG file: palette indices, not their colours; grey values as they are stored; or colours, of which `palette` gives the labels.
     ///
     /// # Errors
-    /// If it can't be read, is no PNG, or is in colour without a palette.
-    pub fn load(path: &Path) -> Result<Self, Error> {
+    /// If it can't be read, is no PNG, or is in colour and there is no palette, or one that hasn't all of its colours.
+    pub fn load(path: &Path, palette: Option<&Palette>) -> Result<Self, Error> {
         let malformed = |problem: String| Error::Malformed {
             path: path.into(),
             problem,
@@ -40,10 +41,16 @@ impl LabelMap {
             .map_err(|error| malformed(format!("a semantic mask is a PNG file: {error}")))?;
         let (width, height) = reader.info().size();
         let (color, depth) = reader.output_color_type();
-        if !matches!(color, png::ColorType::Indexed | png::ColorType::Grayscale) {
+        let in_color = matches!(color, png::ColorType::Rgb | png::ColorType::Rgba);
+        if color == png::ColorType::GrayscaleAlpha || in_color && palette.is_none() {
             return Err(malformed(
-                "a semantic mask has one label per pixel: a PNG with a palette, or in grey, not in colour"
+                "a semantic mask has one label per pixel: a PNG with a palette, or in grey, or in colours of which --palette gives the labels"
                     .into(),
+            ));
+        }
+        if in_color && depth != png::BitDepth::Eight {
+            return Err(malformed(
+                "a semantic mask in colour has 8 bits, not 16".into(),
             ));
         }
         if u64::from(width) * u64::from(height) > MAX_PIXELS {
@@ -57,7 +64,17 @@ impl LabelMap {
             .map_err(|error| malformed(format!("it is damaged: {error}")))?;
         let (width, height) = (width as usize, height as usize);
         let rows = bytes[..frame.buffer_size()].chunks_exact(frame.line_size);
-        let labels = rows.flat_map(|row| unpack(row, depth, width)).collect();
+        let labels = match palette.filter(|_| in_color) {
+            Some(palette) => rows
+                .enumerate()
+                .flat_map(|(y, row)| {
+                    let pixels = row.chunks_exact(color.samples()).enumerate();
+                    pixels.map(move |(x, pixel)| label(pixel, [x, y], palette))
+                })
+                .collect::<Result<_, _>>()
+                .map_err(malformed)?,
+            None => rows.flat_map(|row| unpack(row, depth, width)).collect(),
+        };
         Ok(Self {
             width,
             height,
@@ -109,6 +126,16 @@ impl LabelMap {
     }
 }
 
+/// The label of a pixel of three samples, or four with its opacity.
+fn label(pixel: &[u8], at: [usize; 2], palette: &Palette) -> Result<u32, String> {
+    let [x, y] = at;
+    if pixel.get(3).is_some_and(|&opacity| opacity < 255) {
+        return Err(format!("the pixel at ({x}, {y}) is transparent"));
+    }
+    let color = [pixel[0], pixel[1], pixel[2]];
+    (palette.label(color)).ok_or_else(|| palette.unknown(color, at))
+}
+
 /// The samples of a row: the first is in the highest bits.
 fn unpack(row: &[u8], depth: png::BitDepth, width: usize) -> Vec<u32> {
     if depth == png::BitDepth::Sixteen {
@@ -149,7 +176,7 @@ mod tests {
         let path = dir.path().join("mask.png");
         let labels = |color, depth, rows: &[u8]| {
             write(&path, color, depth, rows);
-            let map = LabelMap::load(&path).unwrap();
+            let map = LabelMap::load(&path, None).unwrap();
             assert_eq!([map.width, map.height], [3, 2]);
             map.labels
         };
@@ -197,16 +224,47 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_no_labels() {
+    fn colours_are_labels_by_a_palette_alone() {
+        use png::{BitDepth::*, ColorType::*};
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mask.png");
-        write(&path, png::ColorType::Rgb, png::BitDepth::Eight, &[7; 18]);
-        let error = LabelMap::load(&path).unwrap_err().to_string();
-        assert!(
-            error.contains("palette") && error.contains("mask.png"),
-            "{error}"
-        );
+        let palette = Palette::new(vec![[7; 3], [1, 2, 3], [9, 0, 0]]);
+        let refused = |palette: Option<&Palette>, culprit: &str| {
+            let error = LabelMap::load(&path, palette).unwrap_err().to_string();
+            assert!(
+                error.contains(culprit) && error.contains("mask.png"),
+                "{error}"
+            );
+        };
+        let colors = [
+            [7, 7, 7],
+            [1, 2, 3],
+            [9, 0, 0],
+            [9, 0, 0],
+            [7, 7, 7],
+            [1, 2, 3],
+        ];
+        write(&path, Rgb, Eight, colors.as_flattened());
+        let map = LabelMap::load(&path, Some(&palette)).unwrap();
+        assert_eq!(map.labels, [0, 1, 2, 2, 0, 1]);
+        refused(None, "palette");
+        refused(Some(&Palette::new(vec![[7; 3], [1, 2, 3]])), "(2, 0)");
+
+        let with_opacity = |opacity: u8| colors.map(|[r, g, b]| [r, g, b, opacity]);
+        write(&path, Rgba, Eight, with_opacity(255).as_flattened());
+        assert_eq!(LabelMap::load(&path, Some(&palette)).unwrap(), map);
+        write(&path, Rgba, Eight, with_opacity(254).as_flattened());
+        refused(Some(&palette), "transparent");
+        write(&path, Rgb, Sixteen, &[0; 36]);
+        refused(Some(&palette), "8 bits");
+        write(&path, GrayscaleAlpha, Eight, &[255; 12]);
+        refused(Some(&palette), "palette");
+
+        // A palette changes nothing about labels that are numbers.
+        write(&path, Grayscale, Eight, &[2, 1, 0, 0, 1, 2]);
+        let map = LabelMap::load(&path, Some(&palette)).unwrap();
+        assert_eq!(map.labels, [2, 1, 0, 0, 1, 2]);
         std::fs::write(&path, b"no picture").unwrap();
-        assert!(LabelMap::load(&path).is_err());
+        refused(None, "PNG");
     }
 }

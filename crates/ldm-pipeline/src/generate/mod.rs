@@ -1,27 +1,39 @@
 //! From a request to images.
 
+mod check;
+mod classes;
+mod condition;
 mod conditioning;
 mod labels;
+mod noise;
+mod palette;
+mod prompts;
+mod series;
 mod source;
 
 use std::ops::ControlFlow;
 
-use burn::{prelude::*, tensor::TensorData};
+use burn::prelude::*;
 use image::RgbImage;
-use ldm_diffusion::{SamplerKind, samplers};
+use ldm_diffusion::{
+    SamplerKind,
+    samplers::{self, StepInfo},
+};
 
-pub use conditioning::Condition;
+pub(crate) use classes::listed;
+pub use condition::{Blend, Condition};
 pub(crate) use conditioning::class_tensor;
 pub use labels::LabelMap;
+pub(crate) use noise::noise_batch;
+use noise::noise_of;
+pub use noise::{Noise, NoiseKey, slerp};
+pub use palette::Palette;
+pub use prompts::read_prompts;
+pub use series::{Series, share};
 use source::{EncodedSource, KnownRegion};
 pub use source::{Source, load_mask};
 
-use crate::{
-    error::Error,
-    model::LatentDiffusion,
-    rng::{Stream, normal},
-    sheet::images_from_tensor,
-};
+use crate::{error::Error, model::LatentDiffusion, rng::Stream, sheet::images_from_tensor};
 
 /// What to draw, and how.
 #[derive(Clone, Debug)]
@@ -30,8 +42,10 @@ pub struct Request {
     pub conditions: Vec<Condition>,
     /// What guidance leads a text-conditional model away from; empty is the unconditional prompt.
     pub negative: String,
-    /// Key of all noise. Image `i` of a request starts from noise keyed by the seed and `i`, whatever the batch size.
+    /// Key of all noise where `noise` is empty: image `i` has that of the seed and `i`, whatever the batch size.
     pub seed: u64,
+    /// The noise of each image, one per condition; empty is that of `seed`.
+    pub noise: Vec<Noise>,
     /// The sampler.
     pub sampler: SamplerKind,
     /// Its steps, 1 to the number of training steps.
@@ -53,6 +67,8 @@ pub struct Request {
     pub source: Option<Source>,
     /// Side, in latent pixels, of the tiles to decode in; `None` decodes in one piece.
     pub tile: Option<usize>,
+    /// Calls of the network between two pictures of what it makes of an image meanwhile, see [`Drawn::frames`]; `None` makes none.
+    pub frames_every: Option<usize>,
 }
 
 impl Default for Request {
@@ -61,6 +77,7 @@ impl Default for Request {
             conditions: vec![Condition::Nothing],
             negative: String::new(),
             seed: 0,
+            noise: Vec::new(),
             sampler: SamplerKind::Ddim,
             steps: 50,
             eta: 0.0,
@@ -71,6 +88,7 @@ impl Default for Request {
             init_latents: None,
             source: None,
             tile: None,
+            frames_every: None,
         }
     }
 }
@@ -91,15 +109,56 @@ pub struct Drawn {
     pub latents: Tensor<4>,
     /// What the first stage made of them.
     pub images: Vec<RgbImage>,
+    /// The guesses at them on the way, each of all images, and at last the images themselves; empty without [`Request::frames_every`].
+    pub frames: Vec<Vec<RgbImage>>,
 }
 
 /// The part of a request that goes through the network together.
 struct Batch<'a> {
     conditions: &'a [Condition],
+    noise: &'a [Noise],
     /// Number of its first image within the request.
     first: usize,
     /// Height and width.
     latent_size: [usize; 2],
+}
+
+/// A step of a batch that is done.
+struct StepDone<'a> {
+    /// Steps done.
+    done: usize,
+    /// Steps in all.
+    total: usize,
+    /// The guess at the clean latents, `[N, c, h, w]`.
+    denoised: &'a Tensor<4>,
+}
+
+impl<'a> StepDone<'a> {
+    fn new(info: &StepInfo<'a>, first_step: usize) -> Self {
+        Self {
+            done: info.index + 1 - first_step,
+            total: info.total - first_step,
+            denoised: info.denoised,
+        }
+    }
+
+    /// Whether a picture is due every so many steps. Of the last step there is the image itself.
+    fn is_due(&self, every: usize) -> bool {
+        self.done < self.total && self.done.is_multiple_of(every.max(1))
+    }
+}
+
+impl Request {
+    /// The noise of each image.
+    fn noise(&self) -> Vec<Noise> {
+        if !self.noise.is_empty() {
+            return self.noise.clone();
+        }
+        let seed = self.seed;
+        (0..self.conditions.len() as u64)
+            .map(|index| Noise::Of(NoiseKey { seed, index }))
+            .collect()
+    }
 }
 
 impl LatentDiffusion {
@@ -133,31 +192,50 @@ impl LatentDiffusion {
         self.check(request)?;
         let latent_size = self.latent_size(request)?;
         let source = (request.source.as_ref()).map(|source| source.encode(self));
+        let noise = request.noise();
         let batch = request.batch.max(1);
         let batches = request.conditions.len().div_ceil(batch);
         let mut progress = GenerateProgress { done: 0, total: 0 };
-        for (index, conditions) in request.conditions.chunks(batch).enumerate() {
+        let parts = request.conditions.chunks(batch).zip(noise.chunks(batch));
+        for (index, (conditions, noise)) in parts.enumerate() {
             let part = Batch {
                 conditions,
+                noise,
                 first: index * batch,
                 latent_size,
             };
-            let latents = self.draw_latents(request, &part, source.as_ref(), |steps| {
+            let mut frames = Vec::new();
+            let latents = self.draw_latents(request, &part, source.as_ref(), |step| {
                 progress.done += 1;
-                progress.total = steps * batches;
+                progress.total = step.total * batches;
+                if (request.frames_every).is_some_and(|every| step.is_due(every)) {
+                    frames.push(self.pictures(request, step.denoised.clone()));
+                }
                 on_step(progress)
             })?;
             let ControlFlow::Continue(latents) = latents else {
                 break;
             };
-            let decoded = self.decode(latents.clone(), request.tile);
-            let mut images = images_from_tensor(decoded);
-            if let Some(source) = &request.source {
-                source.restore_known_pixels(&mut images);
+            let images = self.pictures(request, latents.clone());
+            if request.frames_every.is_some() {
+                frames.push(images.clone());
             }
-            on_batch(Drawn { latents, images })?;
+            on_batch(Drawn {
+                latents,
+                images,
+                frames,
+            })?;
         }
         Ok(())
+    }
+
+    /// What the request is to show of latents `[N, c, h, w]`.
+    fn pictures(&self, request: &Request, latents: Tensor<4>) -> Vec<RgbImage> {
+        let mut images = images_from_tensor(self.decode(latents, request.tile));
+        if let Some(source) = &request.source {
+            source.restore_known_pixels(&mut images);
+        }
+        images
     }
 
     /// `[N, c, h, w]` as the sampler leaves them to images `[N, 3, H, W]` in about `[-1, 1]`, in one piece or in tiles of `tile` latent
@@ -167,23 +245,21 @@ impl LatentDiffusion {
         self.first_stage.decode_scaled(latents, config, tile)
     }
 
-    /// Latents of one batch. `on_step` gets the number of steps.
+    /// Latents of one batch.
     fn draw_latents(
         &self,
         request: &Request,
         batch: &Batch,
         source: Option<&EncodedSource>,
-        mut on_step: impl FnMut(usize) -> ControlFlow<()>,
+        mut on_step: impl FnMut(StepDone) -> ControlFlow<()>,
     ) -> Result<ControlFlow<(), Tensor<4>>, Error> {
         let device = self.device();
         let (first, count) = (batch.first, batch.conditions.len());
         let [height, width] = batch.latent_size;
         let channels = self.configs.first_stage.latent_channels();
-        let shape = [count, channels, height, width];
-        let noise = |stream, step: usize| {
-            let (step, first) = (step as u64, first as u64);
-            noise_batch(request.seed, stream, step, first, shape, &device)
-        };
+        let shape = [channels, height, width];
+        let noise =
+            |stream, step: usize| noise_of(batch.noise, stream, step as u64, shape, &device);
         let start = match &request.init_latents {
             Some(latents) => latents.clone().narrow(0, first, count),
             None => noise(Stream::InitLatents, 0),
@@ -199,7 +275,7 @@ impl LatentDiffusion {
                 start,
                 model,
                 step_noise,
-                |info| on_step(info.total),
+                |info| on_step(StepDone::new(&info, 0)),
             ));
         };
 
@@ -221,116 +297,13 @@ impl LatentDiffusion {
                 if let Some(known) = &known {
                     known.restore(info.latents, info.index + 1, info.total);
                 }
-                on_step(info.total - first_step)
+                on_step(StepDone::new(&info, first_step))
             },
         ))
-    }
-
-    /// Finds out whether a request fits the model, before anything is drawn.
-    ///
-    /// # Errors
-    /// Those of [`generate`](Self::generate).
-    pub fn check(&self, request: &Request) -> Result<(), Error> {
-        let refuse = |problem: String| Err(Error::Request(problem));
-        self.check_conditions(request)?;
-        for (name, value) in [
-            ("guidance", request.guidance),
-            ("guidance rescale", request.guidance_rescale),
-        ] {
-            if !value.is_finite() {
-                return refuse(format!("the {name} is {value}: it must be a finite number"));
-            }
-        }
-        let sampler =
-            (request.sampler).build(&self.configs.scheduler, request.steps, request.eta)?;
-        let size = self.pixel_size(request)?;
-        let factor = self.configs.first_stage.factor();
-        if size.iter().any(|&side| side == 0 || side % factor != 0) {
-            return refuse(format!(
-                "{} x {} pixels don't fit the autoencoder: both sides must be multiples of {factor}",
-                size[1], size[0]
-            ));
-        }
-        let [height, width] = self.latent_size(request)?;
-        let least = self.configs.unet.smallest_side();
-        if height.min(width) < least {
-            return refuse(format!(
-                "{} x {} pixels are too small: the U-Net needs latents of {least} x {least}, which are {} x {} pixels",
-                size[1],
-                size[0],
-                least * factor,
-                least * factor
-            ));
-        }
-        if let Some(latents) = &request.init_latents {
-            let expected = [
-                request.conditions.len(),
-                self.configs.first_stage.latent_channels(),
-                height,
-                width,
-            ];
-            if latents.dims() != expected {
-                return refuse(format!(
-                    "the initial latents have shape {:?}, but {expected:?} are needed",
-                    latents.dims()
-                ));
-            }
-        }
-        match &request.source {
-            Some(source) => source.check(self, size, sampler.as_ref()),
-            None if self.takes_masked_image() => {
-                refuse("this model fills a region of a picture: give an image and a mask".into())
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Height and width of the latents.
-    fn latent_size(&self, request: &Request) -> Result<[usize; 2], Error> {
-        let factor = self.configs.first_stage.factor();
-        Ok(self.pixel_size(request)?.map(|side| side / factor))
-    }
-
-    /// Height and width of the images.
-    fn pixel_size(&self, request: &Request) -> Result<[usize; 2], Error> {
-        let factor = self.configs.first_stage.factor();
-        let of_latents = || {
-            let [_, _, height, width] = request.init_latents.as_ref()?.dims();
-            Some([height * factor, width * factor])
-        };
-        let of_source = || Some(request.source.as_ref()?.size());
-        let of_mask = || match request.conditions.first()? {
-            Condition::Labels(map) => Some([map.height, map.width]),
-            _ => None,
-        };
-        (request.size)
-            .or_else(of_latents)
-            .or_else(of_source)
-            .or_else(of_mask)
-            .or_else(|| self.native_size().map(|side| [side, side]))
-            .ok_or_else(|| {
-                Error::Request("the model doesn't say its size: give --width and --height".into())
-            })
     }
 
     /// Where the model's parameters are.
     pub fn device(&self) -> Device {
         self.denoiser.unet.conv_in.weight.device()
     }
-}
-
-/// Standard normal noise `[N, C, H, W]`, item `i` keyed by (`seed`, `stream`, `step`, `first + i`).
-pub(crate) fn noise_batch(
-    seed: u64,
-    stream: Stream,
-    step: u64,
-    first: u64,
-    shape: [usize; 4],
-    device: &Device,
-) -> Tensor<4> {
-    let [n, c, h, w] = shape;
-    let values: Vec<f32> = (first..first + n as u64)
-        .flat_map(|index| normal(seed, stream, step, index, c * h * w))
-        .collect();
-    Tensor::from_data(TensorData::new(values, shape), device)
 }

@@ -10,6 +10,7 @@ mod conditioner;
 mod convert;
 mod first_stage;
 mod save;
+mod shipped;
 
 use std::path::Path;
 
@@ -23,6 +24,7 @@ pub use convert::convert;
 pub use files::{FirstStageFiles, ModelFiles};
 pub use first_stage::{FirstStage, FirstStageConfig};
 pub use save::save_first_stage;
+pub use shipped::{SHIPPED, find_shipped};
 
 use crate::error::Error;
 
@@ -83,6 +85,12 @@ pub struct ModelFacts {
     /// What a network for filling regions sees beside the latents.
     #[serde(skip_serializing_if = "InpaintInput::is_default")]
     pub inpaint_input: InpaintInput,
+    /// Names of the classes by their numbers, where they have any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
+    /// Colours of the labels of semantic masks by their numbers, red, green and blue, where they have any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub palette: Vec<[u8; 3]>,
 }
 
 /// Order of the channels that a network for filling regions gets after the latents.

@@ -1,9 +1,11 @@
 //! Contact sheets: labelled grids of pictures, for samples and reconstructions.
 
+mod animation;
 mod convert;
 mod png;
 pub(crate) mod text;
 
+pub use animation::{AnimationFormat, Frame};
 pub use convert::{images_from_tensor, psnr, rgb_from_chw};
 pub use png::{encode_png, save_png};
 
@@ -48,6 +50,20 @@ struct Cell {
     caption: String,
 }
 
+/// Where the parts of a sheet are, in pixels.
+struct Layout {
+    /// The lines of each caption.
+    captions: Vec<Vec<String>>,
+    /// From the top of a cell to its caption.
+    captions_top: u32,
+    cell_width: u32,
+    cell_height: u32,
+    /// Of the first row.
+    top: u32,
+    width: u32,
+    height: u32,
+}
+
 impl Sheet {
     /// An empty sheet with `columns` (at least 1) cells a row. An empty title takes no room.
     #[must_use]
@@ -85,13 +101,49 @@ impl Sheet {
         self.push([original, reconstruction], caption);
     }
 
+    /// Width and height in pixels of what [`render`](Self::render) draws.
+    #[must_use]
+    pub fn dimensions(&self) -> [u32; 2] {
+        let layout = self.layout();
+        [layout.width, layout.height]
+    }
+
     /// Draws the sheet. An empty one is a picture of the title alone.
     #[must_use]
     pub fn render(&self) -> RgbImage {
         let caption_pen = Pen::new(CAPTION_PX, CAPTION_COLOR);
         let title_pen = Pen::new(TITLE_PX, TITLE_COLOR);
         let scale = self.scale();
+        let layout = self.layout();
+        let mut sheet = RgbImage::from_pixel(layout.width, layout.height, BACKGROUND);
 
+        let title = title_pen.fit(&self.title, (layout.width - 2 * MARGIN) as f32);
+        title_pen.draw(&mut sheet, MARGIN as f32, MARGIN as f32, &title);
+        for (index, (cell, caption)) in self.cells.iter().zip(&layout.captions).enumerate() {
+            let column = (index % self.columns) as u32;
+            let row = (index / self.columns) as u32;
+            let x = MARGIN + column * (layout.cell_width + GAP);
+            let y = layout.top + row * (layout.cell_height + GAP);
+            cell.draw(
+                &mut sheet,
+                x + (layout.cell_width - cell.width(scale)) / 2,
+                y,
+                scale,
+            );
+            for (line, text) in caption.iter().enumerate() {
+                let indent = (layout.cell_width as f32 - caption_pen.width(text)) / 2.0;
+                let top = y + layout.captions_top + line as u32 * caption_pen.line_height();
+                caption_pen.draw(&mut sheet, x as f32 + indent, top as f32, text);
+            }
+        }
+        sheet
+    }
+
+    /// Where everything goes.
+    fn layout(&self) -> Layout {
+        let caption_pen = Pen::new(CAPTION_PX, CAPTION_COLOR);
+        let title_pen = Pen::new(TITLE_PX, TITLE_COLOR);
+        let scale = self.scale();
         let cell_width = self
             .cells
             .iter()
@@ -121,37 +173,18 @@ impl Sheet {
         } else {
             title_pen.line_height() + GAP
         };
-
         let columns = self.columns.min(self.cells.len()).max(1) as u32;
         let rows = self.cells.len().div_ceil(self.columns) as u32;
-        let grid_width = columns * (cell_width + GAP) - GAP;
         let grid_height = (rows * (cell_height + GAP)).saturating_sub(GAP);
-        let mut sheet = RgbImage::from_pixel(
-            grid_width + 2 * MARGIN,
-            title_height + grid_height + 2 * MARGIN,
-            BACKGROUND,
-        );
-
-        let title = title_pen.fit(&self.title, grid_width as f32);
-        title_pen.draw(&mut sheet, MARGIN as f32, MARGIN as f32, &title);
-        for (index, (cell, caption)) in self.cells.iter().zip(&captions).enumerate() {
-            let column = (index % self.columns) as u32;
-            let row = (index / self.columns) as u32;
-            let x = MARGIN + column * (cell_width + GAP);
-            let y = MARGIN + title_height + row * (cell_height + GAP);
-            cell.draw(
-                &mut sheet,
-                x + (cell_width - cell.width(scale)) / 2,
-                y,
-                scale,
-            );
-            for (line, text) in caption.iter().enumerate() {
-                let indent = (cell_width as f32 - caption_pen.width(text)) / 2.0;
-                let top = y + captions_top + line as u32 * caption_pen.line_height();
-                caption_pen.draw(&mut sheet, x as f32 + indent, top as f32, text);
-            }
+        Layout {
+            captions,
+            captions_top,
+            cell_width,
+            cell_height,
+            top: MARGIN + title_height,
+            width: columns * (cell_width + GAP) - GAP + 2 * MARGIN,
+            height: title_height + grid_height + 2 * MARGIN,
         }
-        sheet
     }
 
     /// One factor for all pictures, so that their sizes stay comparable.
@@ -211,6 +244,7 @@ mod tests {
             );
         }
         let picture = sheet.render();
+        assert_eq!(sheet.dimensions(), [picture.width(), picture.height()]);
         assert_eq!(count(&picture, RED), 5 * 128 * 128);
         assert_eq!(picture.width(), 3 * 128 + 2 * GAP + 2 * MARGIN);
     }

@@ -14,7 +14,7 @@ use crate::{
     config::{ClassConfig, RunConfig, Stage2Config, TextConfig},
     data::{Crop, DataError, Dataset, Fit, ImageDataset, ImageEntry, Size},
     error::Error,
-    generate::{Condition, LabelMap, class_tensor},
+    generate::{Condition, LabelMap, Palette, class_tensor},
     model::Conditioner,
     rng::{Stream, permutation, rng, uniform},
 };
@@ -39,6 +39,8 @@ enum Kind {
     Class {
         /// Of each image.
         classes: Vec<usize>,
+        /// Of each class, where they have any.
+        names: Vec<String>,
         config: ClassConfig,
     },
     Semantic {
@@ -50,6 +52,8 @@ enum Kind {
         /// Of sample sheets.
         square: Size,
         labels: usize,
+        /// Colours of the labels, where the masks have any.
+        palette: Vec<[u8; 3]>,
     },
 }
 
@@ -108,8 +112,10 @@ impl Conditions {
                 config: text.clone(),
             }
         } else if let Some(class) = &stage2.class {
+            let (classes, names) = classes(config, class, set, held_out)?;
             Kind::Class {
-                classes: classes(config, class, set, held_out)?,
+                classes,
+                names,
                 config: class.clone(),
             }
         } else if let Some(semantic) = &stage2.semantic {
@@ -123,8 +129,10 @@ impl Conditions {
                     "there is no label for the border that data.fit = \"pad\" adds: crop or stretch".into(),
                 ));
             }
+            let masks = masks(&semantic.masks, set)?;
             Kind::Semantic {
-                masks: masks(&semantic.masks, set)?,
+                palette: palette(&masks, semantic.in_channels)?,
+                masks,
                 fit: config.data.fit,
                 sizes: (0..set.len())
                     .map(|image| set.buckets().size(image))
@@ -146,6 +154,22 @@ impl Conditions {
         match &self.kind {
             Kind::Text { tokenizer, .. } => Some(tokenizer),
             _ => None,
+        }
+    }
+
+    /// Names of the classes by their numbers, where they have any.
+    pub(super) fn class_names(&self) -> &[String] {
+        match &self.kind {
+            Kind::Class { names, .. } => names,
+            _ => &[],
+        }
+    }
+
+    /// Colours of the labels of semantic masks, where these have any.
+    pub(super) fn palette(&self) -> &[[u8; 3]] {
+        match &self.kind {
+            Kind::Semantic { palette, .. } => palette,
+            _ => &[],
         }
     }
 
@@ -187,7 +211,12 @@ impl Conditions {
                 let (ids, _) = tokenizer.pad_batch(&rows, length, device);
                 conditioned.context = Some(bert.encode_ids(ids, None));
             }
-            (Kind::Class { classes, config }, Some(Conditioner::Class(embedder))) => {
+            (
+                Kind::Class {
+                    classes, config, ..
+                },
+                Some(Conditioner::Class(embedder)),
+            ) => {
                 let unconditional = config.embedder().unconditional_class();
                 let ids: Vec<usize> = (batch.indices.iter().enumerate())
                     .map(|(item, &image)| {
@@ -272,7 +301,7 @@ impl Conditions {
             unreachable!("only called for semantic masks")
         };
         let path = &masks[image];
-        let map = LabelMap::load(path)?;
+        let map = LabelMap::load(path, None)?;
         if let Some(label) = map.labels.iter().find(|label| **label as usize >= *labels) {
             return Err(Error::Malformed {
                 path: path.clone(),
@@ -304,13 +333,13 @@ fn class_name(entry: &ImageEntry) -> Option<&str> {
 }
 
 /// The class of each image: the number that its sample gives, if all give one, or the number of its folder or class among
-/// all, by name.
+/// all, by name. And these names, if there are any.
 fn classes(
     config: &RunConfig,
     class: &ClassConfig,
     set: &ImageDataset,
     held_out: &ImageDataset,
-) -> Result<Vec<usize>, Error> {
+) -> Result<(Vec<usize>, Vec<String>), Error> {
     // All images decide on the numbers, not those that happen to be for training.
     let all = || set.entries().iter().chain(held_out.entries());
     let given = |entry: &ImageEntry| entry.class.as_ref()?.parse::<usize>().ok();
@@ -324,7 +353,8 @@ fn classes(
                 given(entry).unwrap_or_default()
             )));
         }
-        return Ok(set.entries().iter().filter_map(given).collect());
+        let classes = set.entries().iter().filter_map(given).collect();
+        return Ok((classes, Vec::new()));
     }
     let names: BTreeSet<&str> = all().filter_map(class_name).collect();
     if names.len() > known {
@@ -334,8 +364,8 @@ fn classes(
             names.len()
         )));
     }
-    let numbers: BTreeMap<&str, usize> = names.into_iter().zip(0..).collect();
-    (set.entries().iter())
+    let numbers: BTreeMap<&str, usize> = names.iter().copied().zip(0..).collect();
+    let classes = (set.entries().iter())
         .map(|entry| {
             class_name(entry)
                 .and_then(|class| numbers.get(class).copied())
@@ -346,7 +376,17 @@ fn classes(
                     ))
                 })
         })
-        .collect()
+        .collect::<Result<_, _>>()?;
+    Ok((classes, names.into_iter().map(str::to_owned).collect()))
+}
+
+/// The colours of the labels, if the first mask has a palette in which all differ.
+fn palette(masks: &[PathBuf], labels: usize) -> Result<Vec<[u8; 3]>, Error> {
+    let Some(first) = masks.first() else {
+        return Ok(Vec::new());
+    };
+    let palette = Palette::of_png(first)?.and_then(|palette| palette.first(labels));
+    Ok(palette.map_or(Vec::new(), |palette| palette.colors().to_vec()))
 }
 
 /// The mask of each image.

@@ -422,6 +422,8 @@ impl Stage2Trainer<'_> {
                     training_steps: [self.config.stage1.training.steps, training.steps],
                     ema_decay: training.ema_decay,
                     seed: self.config.seed,
+                    classes: self.conditions.class_names().to_vec(),
+                    palette: self.conditions.palette().to_vec(),
                     ..ModelFacts::default()
                 },
             },

@@ -1,0 +1,240 @@
+//! Which images the options ask for.
+
+use std::path::Path;
+
+use ldm_pipeline::{
+    Error,
+    generate::{Condition, LabelMap, NoiseKey, Palette, Series, read_prompts, share},
+    model::{ModelConfigs, ModelFiles},
+};
+
+use serde_json::{Map, Value};
+
+use crate::args::{Grid, MAX_IMAGES, SampleArgs};
+
+/// The images of a call, in their order.
+pub(super) struct Images {
+    pub(super) subjects: Vec<Subject>,
+    /// Of each subject.
+    pub(super) keys: Vec<NoiseKey>,
+    /// Images on the way from one subject or key to another, in place of each subject with each key.
+    frames: Option<usize>,
+}
+
+/// What some of the images show.
+pub(super) struct Subject {
+    pub(super) condition: Condition,
+    /// For captions.
+    pub(super) label: String,
+    /// What the files of its images say of it.
+    pub(super) record: Map<String, Value>,
+}
+
+impl Subject {
+    fn new<const N: usize>(
+        condition: Condition,
+        label: impl Into<String>,
+        record: [(&str, Value); N],
+    ) -> Self {
+        Self {
+            condition,
+            label: label.into(),
+            record: record
+                .map(|(key, value)| (key.into(), value))
+                .into_iter()
+                .collect(),
+        }
+    }
+}
+
+impl Images {
+    /// The images that the options ask of a model. `held` is the number of those for which there is noise already.
+    pub(super) fn new(
+        args: &SampleArgs,
+        files: &ModelFiles,
+        held: Option<usize>,
+    ) -> Result<Self, Error> {
+        let subjects = subjects(args, files)?;
+        let keys = if args.seeds.is_empty() {
+            let count = match args.count {
+                Some(count) => count as usize,
+                None => count(args, subjects.len(), held)?,
+            };
+            let key = |index| NoiseKey {
+                seed: args.seed,
+                index,
+            };
+            (0..count as u64).map(key).collect()
+        } else {
+            let key = |&seed| NoiseKey { seed, index: 0 };
+            args.seeds.iter().map(key).collect()
+        };
+        let images = Self {
+            subjects,
+            keys,
+            frames: args.interpolate.map(|frames| frames as usize),
+        };
+        let count = images.count();
+        if count == 0 {
+            return Err(Error::Request("the latents hold no image".into()));
+        }
+        if count as u64 > MAX_IMAGES {
+            return Err(Error::Request(format!(
+                "{count} images are too many: at most {MAX_IMAGES} are drawn at once"
+            )));
+        }
+        if let Some(Some(Grid { columns, rows })) = args.grid
+            && columns.saturating_mul(rows) < count
+        {
+            return Err(Error::Request(format!(
+                "{count} images don't fit into the {columns} x {rows} of --grid"
+            )));
+        }
+        Ok(images)
+    }
+
+    pub(super) fn series(&self) -> Result<Series, Error> {
+        let conditions: Vec<Condition> = (self.subjects.iter())
+            .map(|subject| subject.condition.clone())
+            .collect();
+        match self.frames {
+            Some(frames) => Series::between(&conditions, &self.keys, frames),
+            None => Ok(Series::product(&conditions, &self.keys)),
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.frames.unwrap_or(self.subjects.len() * self.keys.len())
+    }
+
+    pub(super) fn interpolated(&self) -> bool {
+        self.frames.is_some()
+    }
+
+    /// What image `index` shows and its noise; of an interpolation those it comes from.
+    pub(super) fn from(&self, index: usize) -> (&Subject, NoiseKey) {
+        match self.frames {
+            Some(_) => (&self.subjects[0], self.keys[0]),
+            None => (
+                &self.subjects[index / self.keys.len()],
+                self.keys[index % self.keys.len()],
+            ),
+        }
+    }
+
+    /// Where image `index` of an interpolation goes to, and how far it has come; the subject and the noise only where they change.
+    pub(super) fn to(&self, index: usize) -> Option<(Option<&Subject>, Option<NoiseKey>, f64)> {
+        let frames = self.frames?;
+        Some((
+            self.subjects.get(1),
+            self.keys.get(1).copied(),
+            share(index, frames),
+        ))
+    }
+
+    /// The caption of image `index`.
+    pub(super) fn label(&self, index: usize) -> String {
+        let (subject, key) = self.from(index);
+        let apart = match self.to(index) {
+            Some((.., share)) => {
+                let percent = format!("{:.0}%", 100.0 * share);
+                return match self.subjects.get(1) {
+                    Some(to) => format!("{} - {} {percent}", subject.label, to.label),
+                    None => join(&subject.label, &percent),
+                };
+            }
+            None if self.keys.len() == 1 => String::new(),
+            None if self.keys.iter().all(|other| other.seed == key.seed) => {
+                format!("{}", key.index)
+            }
+            None => format!("seed {}", key.seed),
+        };
+        join(&subject.label, &apart)
+    }
+
+    /// Columns of a sheet of them: as asked, or a row for each subject, or as square as can be.
+    pub(super) fn columns(&self, grid: Option<Grid>) -> usize {
+        match grid {
+            Some(grid) => grid.columns,
+            None if self.frames.is_none() && self.subjects.len() > 1 && self.keys.len() > 1 => {
+                self.keys.len()
+            }
+            None => (1..)
+                .find(|side| side * side >= self.count())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+fn join(label: &str, rest: &str) -> String {
+    [label, rest]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Images of each subject where no option says how many.
+fn count(args: &SampleArgs, subjects: usize, held: Option<usize>) -> Result<usize, Error> {
+    match (args.grid, held) {
+        (_, Some(held)) if held % subjects == 0 => Ok(held / subjects),
+        (Some(Some(Grid { columns, rows })), None) if args.interpolate.is_none() => {
+            let cells = columns.saturating_mul(rows);
+            match cells / subjects {
+                count if count > 0 && cells % subjects == 0 => Ok(count),
+                _ => Err(Error::Request(format!(
+                    "the {columns} x {rows} of --grid can't be shared out evenly to {subjects} prompts, classes or masks: say with --count how many of each"
+                ))),
+            }
+        }
+        _ => Ok(1),
+    }
+}
+
+/// What the options say is to be drawn.
+fn subjects(args: &SampleArgs, files: &ModelFiles) -> Result<Vec<Subject>, Error> {
+    let prompt = |text: &String| {
+        let record = [("prompt", text.as_str().into())];
+        Subject::new(Condition::Prompt(text.clone()), text, record)
+    };
+    let configs = &files.configs;
+    Ok(if let Some(path) = &args.prompts {
+        read_prompts(path)?.iter().map(prompt).collect()
+    } else if args.prompt.is_some() {
+        args.prompt.iter().chain(&args.to).map(prompt).collect()
+    } else if !args.class.is_empty() {
+        (args.class.iter())
+            .map(|class| by_class(configs, class))
+            .collect::<Result<_, _>>()?
+    } else if !args.semantic.is_empty() {
+        let own = &configs.facts.palette;
+        let palette = match &args.palette {
+            Some(path) => Some(Palette::load(path)?),
+            None => (!own.is_empty()).then(|| Palette::new(own.clone())),
+        };
+        (args.semantic.iter())
+            .map(|path| scene(path, palette.as_ref()))
+            .collect::<Result<_, _>>()?
+    } else if files.tokenizer.is_some() {
+        return Err(Error::Request(
+            "this model draws what a prompt says: give one".into(),
+        ));
+    } else {
+        vec![Subject::new(Condition::Nothing, "", [])]
+    })
+}
+
+fn by_class(configs: &ModelConfigs, class: &str) -> Result<Subject, Error> {
+    let number = configs.class(class)?;
+    let name = configs.class_name(number);
+    let label = name.map_or_else(|| format!("class {number}"), str::to_owned);
+    let record = [("class", number.into()), ("class_name", name.into())];
+    Ok(Subject::new(Condition::Class(number), label, record))
+}
+
+fn scene(path: &Path, palette: Option<&Palette>) -> Result<Subject, Error> {
+    let map = LabelMap::load(path, palette)?;
+    let label = path.display().to_string();
+    let record = [("semantic", label.as_str().into())];
+    Ok(Subject::new(Condition::Labels(map), label, record))
+}
