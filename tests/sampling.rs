@@ -211,7 +211,7 @@ fn the_way_of_an_image_is_a_moving_picture() {
         (
             "--animate way.gif --count 100000",
             1,
-            &["too many", "--animate"],
+            &["too many for one picture", "--animate"],
         ),
         (
             "--animate way.gif --steps 1000 --width 512 --height 512 --count 2",
@@ -491,6 +491,7 @@ fn masks_are_labels_or_colours_of_a_palette() {
 #[test]
 fn without_a_model_the_one_that_comes_with_the_program_is_used() {
     let workspace = with_model("text-kl-f8");
+    fs::create_dir(workspace.path("models")).unwrap();
     workspace.run("convert m models/twemoji-64 --half");
     let weights = |model: &str| {
         let path = format!("{model}/unet/diffusion_pytorch_model.safetensors");

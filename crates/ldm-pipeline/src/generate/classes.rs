@@ -24,24 +24,29 @@ impl ModelConfigs {
                 "there is no class \"{text}\": this model has no names of its classes, give a number"
             ));
         }
-        if let Some(number) = names.iter().position(|name| name == text) {
-            return Ok(number);
-        }
         let wanted = text.to_lowercase();
-        let is_wanted = |name: &String| {
+        let is_like = |name: &str| {
             let name = name.to_lowercase();
             name == wanted || name.split(',').any(|part| part.trim() == wanted)
         };
-        let found: Vec<usize> = (0..names.len())
-            .filter(|&number| is_wanted(&names[number]))
-            .collect();
-        if let [number] = found[..] {
-            return Ok(number);
-        }
-        if found.len() > 1 {
-            return refuse(format!(
-                "\"{text}\" may be any of the classes {found:?}: give a number"
-            ));
+        let numbers = |is_wanted: &dyn Fn(&str) -> bool| -> Vec<usize> {
+            (0..names.len())
+                .filter(|&number| is_wanted(&names[number]))
+                .collect()
+        };
+        let exactly = numbers(&|name| name == text);
+        let found = match exactly.is_empty() {
+            true => numbers(&is_like),
+            false => exactly,
+        };
+        match found[..] {
+            [] => {}
+            [number] => return Ok(number),
+            _ => {
+                return refuse(format!(
+                    "\"{text}\" may be any of the classes {found:?}: give a number"
+                ));
+            }
         }
         let likeness = |name: &String| strsim::jaro_winkler(&name.to_lowercase(), &wanted);
         let nearest = (names.iter()).max_by(|a, b| likeness(a).total_cmp(&likeness(b)));

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use burn::prelude::*;
 use ldm_pipeline::{
     diffusion::{Guidance, SamplerKind, UNet, samplers},
+    generate::{Blend, Condition, Noise, NoiseKey, Request},
     model::{LatentDiffusion, ModelFiles},
     weights::{self, LoadOptions},
 };
@@ -252,4 +253,49 @@ fn diffusers_image_to_image() {
         expected.get("out.img2img.image"),
         FIRST_STAGE,
     );
+}
+
+#[test]
+fn requests_whose_parts_do_not_fit_together() {
+    let path = fixture("compvis/text-kl-f8/model.ckpt");
+    let model = LatentDiffusion::load(&path, &Device::flex()).unwrap();
+    let prompt = |text: &str| Condition::Prompt(text.into());
+    let between = |from, to, share| Condition::Between(Box::new(Blend { from, to, share }));
+    let problem = |conditions: Vec<Condition>, noise: Vec<Noise>| {
+        let request = Request {
+            conditions,
+            noise,
+            steps: 1,
+            ..Request::default()
+        };
+        model.check(&request).err().map(|error| error.to_string())
+    };
+    let noise = Noise::Of(NoiseKey { seed: 1, index: 0 });
+    assert_eq!(problem(vec![prompt("a"); 2], vec![noise; 2]), None);
+    for (conditions, noise, expected) in [
+        (vec![prompt("a"); 2], vec![noise], "noise for 1 images"),
+        (
+            vec![between(prompt("a"), Condition::Class(1), 0.5)],
+            Vec::new(),
+            "two prompts or two classes",
+        ),
+        (
+            vec![between(Condition::Class(0), Condition::Class(1), 0.5)],
+            Vec::new(),
+            "a prompt",
+        ),
+        (
+            vec![between(prompt("a"), prompt("b"), 1.5)],
+            Vec::new(),
+            "share of 1.5",
+        ),
+        (
+            vec![between(prompt("a"), prompt("b"), f64::NAN)],
+            Vec::new(),
+            "share of NaN",
+        ),
+    ] {
+        let problem = problem(conditions, noise).expect(expected);
+        assert!(problem.contains(expected), "{problem}");
+    }
 }

@@ -132,24 +132,22 @@ impl Images {
         ))
     }
 
-    /// The caption of image `index`.
+    /// The caption of image `index`, what sets it apart from the others of its subject first: a long prompt is cut.
     pub(super) fn label(&self, index: usize) -> String {
         let (subject, key) = self.from(index);
-        let apart = match self.to(index) {
-            Some((.., share)) => {
-                let percent = format!("{:.0}%", 100.0 * share);
-                return match self.subjects.get(1) {
-                    Some(to) => format!("{} - {} {percent}", subject.label, to.label),
-                    None => join(&subject.label, &percent),
-                };
-            }
-            None if self.keys.len() == 1 => String::new(),
-            None if self.keys.iter().all(|other| other.seed == key.seed) => {
-                format!("{}", key.index)
-            }
-            None => format!("seed {}", key.seed),
+        if let Some((to, _, share)) = self.to(index) {
+            let ends = match to {
+                Some(to) => format!("{} - {}", subject.label, to.label),
+                None => subject.label.clone(),
+            };
+            return joined(&format!("{:.0}%", 100.0 * share), &ends);
+        }
+        let apart = match &self.keys[..] {
+            [_] => String::new(),
+            keys if keys.iter().all(|other| other.seed == key.seed) => key.index.to_string(),
+            _ => format!("seed {}", key.seed),
         };
-        join(&subject.label, &apart)
+        joined(&apart, &subject.label)
     }
 
     /// Columns of a sheet of them: as asked, or a row for each subject, or as square as can be.
@@ -166,12 +164,11 @@ impl Images {
     }
 }
 
-fn join(label: &str, rest: &str) -> String {
-    [label, rest]
-        .into_iter()
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join(", ")
+fn joined(first: &str, second: &str) -> String {
+    match first.is_empty() || second.is_empty() {
+        true => format!("{first}{second}"),
+        false => format!("{first}, {second}"),
+    }
 }
 
 /// Images of each subject where no option says how many.

@@ -87,6 +87,8 @@ impl Files {
         images: &Images,
         [height, width]: [usize; 2],
     ) -> Result<(), Error> {
+        const ONE_PICTURE: &str =
+            "one picture: draw fewer at once, or without --grid and --animate";
         let count = images.count();
         let too_large = |way_out: &str| {
             Err(Error::Request(format!(
@@ -96,6 +98,9 @@ impl Files {
         let kept = count as u64 * (width * height) as u64;
         let side = (self.animation.as_ref()).map_or(u32::MAX, |(_, format)| format.max_side());
         if self.sheet.is_some() || self.animation.is_some() && !self.interpolated && count > 1 {
+            if kept > MAX_PIXELS {
+                return too_large(ONE_PICTURE);
+            }
             let blank = RgbImage::new(width as u32, height as u32);
             let mut sheet = Sheet::new("", self.columns);
             // All pictures have the size of the first.
@@ -107,10 +112,8 @@ impl Files {
                 sheet.push(image, images.label(index));
             }
             let [width, height] = sheet.dimensions().map(u64::from);
-            if kept > MAX_PIXELS || width * height > MAX_PIXELS || width.max(height) > side.into() {
-                return too_large(
-                    "one picture: draw fewer at once, or without --grid and --animate",
-                );
+            if width * height > MAX_PIXELS || width.max(height) > side.into() {
+                return too_large(ONE_PICTURE);
             }
         } else if self.animation.is_some() && width.max(height) > side as usize {
             return too_large("such an animation: draw smaller ones");
