@@ -395,17 +395,25 @@ pub(super) fn backward(
             },
         )
         .collect();
-    for (task, [dk, dv]) in tasks.iter().zip(&partial) {
-        for key in 0..sizes.keys {
-            let start = sizes.row(task, sizes.keys, key);
-            for (total, part) in [(&mut gradients.k, dk), (&mut gradients.v, dv)] {
-                let total = &mut total[start..start + sizes.width];
-                for (total, part) in total.iter_mut().zip(&part[key * width..]) {
-                    *total += part;
+    let image_len = sizes.keys * token;
+    let images = gradients.k.par_chunks_mut(image_len);
+    images
+        .zip(gradients.v.par_chunks_mut(image_len))
+        .enumerate()
+        .for_each(|(image, (image_dk, image_dv))| {
+            let parts = tasks.iter().zip(&partial);
+            for (task, [dk, dv]) in parts.filter(|(task, _)| task.image == image) {
+                for key in 0..sizes.keys {
+                    let start = sizes.row(task, sizes.keys, key) - image * image_len;
+                    for (total, part) in [(&mut *image_dk, dk), (&mut *image_dv, dv)] {
+                        let total = &mut total[start..start + sizes.width];
+                        for (total, part) in total.iter_mut().zip(&part[key * width..]) {
+                            *total += part;
+                        }
+                    }
                 }
             }
-        }
-    }
+        });
     gradients
 }
 
