@@ -108,6 +108,26 @@ impl Lpips {
     }
 }
 
+impl Lpips {
+    /// Activations of VGG16's last stage after their ReLU, before the pool: `[N, 512, H / 16, W / 16]`.
+    ///
+    /// # Shapes
+    /// `images`: `[N, 3, H, W]` in `[-1, 1]`, at least [`MIN_IMAGE_SIZE`](Self::MIN_IMAGE_SIZE) a side.
+    pub fn last_stage(&self, images: Tensor<4>) -> Tensor<4> {
+        let mut x = standardise(images);
+        let mut convs = self.convs.iter();
+        for (stage, &depth) in STAGES.iter().enumerate() {
+            if stage > 0 {
+                x = pool(x);
+            }
+            for conv in convs.by_ref().take(depth) {
+                x = relu(ops::conv2d(conv, x));
+            }
+        }
+        x
+    }
+}
+
 fn standardise(images: Tensor<4>) -> Tensor<4> {
     let device = images.device().inner();
     let channels =

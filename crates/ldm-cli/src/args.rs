@@ -1,5 +1,6 @@
 //! The command line as the user types it. What the options mean is decided in [`commands`](crate::commands).
 
+mod eval;
 mod sample;
 
 use std::path::PathBuf;
@@ -7,6 +8,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ldm_pipeline::plan::{ASSUMED_IMAGES, LEAST_STEPS, parse_bytes};
 
+pub(crate) use eval::{
+    CacheArgs, ConventionName, EvalCommand, EvalNearestArgs, EvalReconstructionArgs,
+    EvalSamplesArgs, FakeArgs, NetworkArgs,
+};
 pub(crate) use sample::{Grid, MAX_IMAGES, SampleArgs};
 
 use crate::device::{DeviceList, DeviceName};
@@ -43,6 +48,9 @@ pub(crate) enum Command {
     Encode(EncodeArgs),
     Decode(DecodeArgs),
     Reconstruct(ReconstructArgs),
+    /// Measure an autoencoder or samples: PSNR, SSIM, LPIPS, FID, KID, precision, recall, copies of training pictures.
+    #[command(subcommand)]
+    Eval(EvalCommand),
     Convert(ConvertArgs),
     Info(InfoArgs),
     Report(ReportArgs),

@@ -187,6 +187,14 @@ pub enum Error {
     /// A request that the model can't serve.
     #[error("{0}")]
     Request(String),
+    /// A measurement that can't be made, by a part that this crate doesn't know.
+    #[error("{source}")]
+    Evaluation {
+        /// What is wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What to do about it.
+        help: Option<String>,
+    },
 }
 
 impl Error {
@@ -243,6 +251,7 @@ impl Error {
                 "lower the learning rate (…training.lr.rate) or set …training.max_grad_norm, and go on from the last checkpoint with --resume".into(),
             ),
             Self::Processes { help, .. } => Some((*help).into()),
+            Self::Evaluation { help, .. } => help.clone(),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ mod data;
 mod decode;
 mod devices;
 mod encode;
+mod eval;
 mod info;
 mod plan;
 mod plan_probe;
@@ -32,6 +33,7 @@ pub(crate) fn run(command: Command) -> Result<(), Error> {
         Command::Encode(args) => encode::run(args),
         Command::Decode(args) => decode::run(args),
         Command::Convert(args) => convert::run(args),
+        Command::Eval(command) => eval::run(command),
         Command::Reconstruct(args) => reconstruct::run(args),
         Command::Report(args) => report::run(&args),
         Command::Info(args) => info::run(args),

@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::{
     buckets::{Buckets, Size},
-    decode::{Picture, decode_from},
+    decode::Picture,
     error::DataError,
     folder::{ImageEntry, ImageFolder},
     preprocess::Preprocess,
@@ -160,14 +160,7 @@ impl ImageDataset {
             max_pixels,
             ..
         } = self.preprocess;
-        let entry = &self.entries()[index];
-        let location = entry.location();
-        let picture = (entry.source.open())
-            .map_err(|source| DataError::Read {
-                path: location.clone(),
-                source,
-            })
-            .and_then(|bytes| decode_from(bytes, &location, background, max_pixels));
+        let picture = self.entries()[index].decode(background, max_pixels);
         match picture {
             Ok(picture) => Ok(self
                 .preprocess

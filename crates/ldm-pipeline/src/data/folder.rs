@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     captions::{non_empty, read_metadata},
+    decode::{Picture, decode_from},
     error::DataError,
     shards::{Scanned, ShardDamage, scan_shards},
     source::ImageSource,
@@ -62,6 +63,19 @@ impl ImageEntry {
             ImageSource::File(path) => path.clone(),
             ImageSource::Member { shard, .. } => shard.join(&self.name),
         }
+    }
+
+    /// Decodes the image, see [`decode`](super::decode()).
+    ///
+    /// # Errors
+    /// When it can't be read, isn't an image, is damaged or too large.
+    pub fn decode(&self, background: [u8; 3], max_pixels: u64) -> Result<Picture, DataError> {
+        let location = self.location();
+        let bytes = self.source.open().map_err(|source| DataError::Read {
+            path: location.clone(),
+            source,
+        })?;
+        decode_from(bytes, &location, background, max_pixels)
     }
 }
 

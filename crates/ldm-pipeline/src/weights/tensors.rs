@@ -164,7 +164,7 @@ impl Tensors {
     ///
     /// # Errors
     /// [`WeightsError`] if the file can't be read.
-    pub(crate) fn checksum(&self) -> Result<String, WeightsError> {
+    pub fn checksum(&self) -> Result<String, WeightsError> {
         let mut sum = 0;
         for (name, entry) in &self.entries {
             let bytes = entry.tensor.to_bytes().map_err(|error| {
