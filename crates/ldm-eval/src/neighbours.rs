@@ -38,15 +38,22 @@ pub fn nearest(samples: &Features, set: &Features) -> Vec<Neighbour> {
     assert_eq!(samples.dim(), set.dim(), "sets of the same features");
     let mut neighbours = Vec::with_capacity(samples.len());
     for range in blocks(samples.len()) {
-        let block = distances(samples, range, set);
-        for line in block.chunks_exact(set.len()) {
-            let (index, &distance) = (line.iter().enumerate())
+        let block = distances(samples, range.clone(), set);
+        for (row, line) in range.zip(block.chunks_exact(set.len())) {
+            let (index, _) = (line.iter().enumerate())
                 .min_by(|(_, a), (_, b)| a.total_cmp(b))
                 .expect("a set to look in");
+            let distance = exact_distance(samples.row(row), set.row(index));
             neighbours.push(Neighbour { index, distance });
         }
     }
     neighbours
+}
+
+/// Without the rounding of distances from products, so that a copy is at distance 0.
+fn exact_distance(a: &[f32], b: &[f32]) -> f64 {
+    let squares = (a.iter().zip(b)).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
+    squares.sum::<f64>().sqrt()
 }
 
 /// Compares the distances of samples with those of held-out pictures. A sample that is nearer to a training picture than `copy_ratio` times

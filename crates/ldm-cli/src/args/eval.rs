@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use ldm_pipeline::diffusion::SamplerKind;
 
-use super::{DeviceArgs, ModelArgs, sampler, sampler_help};
+use super::{
+    DeviceArgs, ModelArgs,
+    sample::{sampler, sampler_help},
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum EvalCommand {
@@ -125,24 +128,24 @@ pub(crate) struct FakeArgs {
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<PathBuf>,
     /// Configuration of a CompVis checkpoint [default: a .yaml beside it, or guessed from the shapes of its tensors]
-    #[arg(long, value_name = "FILE.yaml", requires = "model")]
+    #[arg(long, value_name = "FILE.yaml", conflicts_with = "fake")]
     pub(crate) yaml: Option<PathBuf>,
     /// Samples to draw from --model, or to take from the folder [default: 1000, or all of the folder]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
     pub(crate) count: Option<u64>,
     /// Only this class, counted from 0, of a class-conditional model
-    #[arg(long, value_name = "N", requires = "model")]
+    #[arg(long, value_name = "N", conflicts_with = "fake")]
     pub(crate) class: Option<usize>,
-    #[arg(long, value_name = "NAME", requires = "model", value_parser = sampler, help = sampler_help())]
+    #[arg(long, value_name = "NAME", conflicts_with = "fake", value_parser = sampler, help = sampler_help())]
     pub(crate) sampler: Option<SamplerKind>,
     /// Denoising steps
-    #[arg(long, default_value_t = 50, requires = "model", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 50, conflicts_with = "fake", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) steps: u64,
     /// Randomness of ddim: 0 is none, 1 as much as ddpm
     #[arg(
         long,
         default_value_t = 0.0,
-        requires = "model",
+        conflicts_with = "fake",
         allow_negative_numbers = true
     )]
     pub(crate) eta: f64,
@@ -150,7 +153,7 @@ pub(crate) struct FakeArgs {
     #[arg(
         long,
         default_value_t = 1.0,
-        requires = "model",
+        conflicts_with = "fake",
         allow_negative_numbers = true
     )]
     pub(crate) guidance: f64,
@@ -158,12 +161,12 @@ pub(crate) struct FakeArgs {
     #[arg(
         long,
         default_value_t = 0,
-        requires = "model",
+        conflicts_with = "fake",
         allow_negative_numbers = true
     )]
     pub(crate) seed: u64,
     /// Folder to write the samples to, as PNG files
-    #[arg(long, value_name = "DIR", requires = "model")]
+    #[arg(long, value_name = "DIR", conflicts_with = "fake")]
     pub(crate) save_samples: Option<PathBuf>,
     /// Side in pixels that the middle of each picture of a folder is brought to [default: none, or with --model that of its training]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=16_384))]

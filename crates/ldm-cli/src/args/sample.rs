@@ -205,12 +205,12 @@ fn class(text: &str) -> Result<String, String> {
 }
 
 /// The samplers under the names that users know.
-fn sampler(name: &str) -> Result<SamplerKind, String> {
+pub(super) fn sampler(name: &str) -> Result<SamplerKind, String> {
     name.parse()
         .map_err(|error: ldm_pipeline::diffusion::Error| error.to_string())
 }
 
-fn sampler_help() -> String {
+pub(super) fn sampler_help() -> String {
     let names = SamplerKind::ALL.map(SamplerKind::name).join(", ");
     format!("Way from noise to image: {names} [default: the model's own]")
 }

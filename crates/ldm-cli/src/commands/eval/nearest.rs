@@ -95,7 +95,7 @@ pub(super) fn run(args: &EvalNearestArgs) -> Result<(), Error> {
             samples.len(),
             found.copying_distance
         );
-        report.number("copies", "copies", copies as f64, &remark);
+        report.count("copies", "copies", copies, &remark);
     }
     if let Some(path) = &args.out {
         let sheet = sheet(&samples, &images, &train, args.pairs as usize)?;

@@ -46,6 +46,16 @@ impl Report {
         });
     }
 
+    /// How many of something there are.
+    pub(super) fn count(&mut self, key: &str, name: &str, count: usize, remark: &str) {
+        self.values.insert(key.into(), json!(count));
+        self.rows.push(Row {
+            name: name.into(),
+            value: count.to_string(),
+            remark: remark.into(),
+        });
+    }
+
     /// A number with its deviation, which is `key` and `key_std` in the JSON.
     pub(super) fn spread(&mut self, key: &str, name: &str, value: MeanAndDeviation, remark: &str) {
         let deviation = format!("± {}", shown(value.deviation));
