@@ -297,7 +297,6 @@ fn what_cant_be_measured_is_refused() {
             "eval reconstruction --model m --data d --lpips-heads h",
             "--vgg",
         ),
-        ("eval", "reconstruction"),
     ] {
         support::refusals::refused(&workspace, arguments, 2, culprit);
     }

@@ -27,7 +27,7 @@ pub enum Extractor {
     /// The last pool of Inception v3, and with it logits and the intermediate features of sFID.
     Inception {
         /// The network.
-        network: InceptionV3,
+        network: Box<InceptionV3>,
         /// How pictures become its input.
         convention: Convention,
         /// What tells its weights from others.

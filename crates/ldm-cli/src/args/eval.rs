@@ -12,7 +12,7 @@ use super::{
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum EvalCommand {
-    Reconstruction(EvalReconstructionArgs),
+    Reconstruction(Box<EvalReconstructionArgs>),
     Samples(Box<EvalSamplesArgs>),
     Nearest(Box<EvalNearestArgs>),
 }

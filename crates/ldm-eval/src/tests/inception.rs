@@ -48,7 +48,7 @@ fn pictures_become_input_as_in_either_program() {
 fn features_and_logits_are_torch_fidelitys() {
     let device = Device::flex();
     let extractor = Extractor::Inception {
-        network: narrow(&device),
+        network: Box::new(narrow(&device)),
         convention: Convention::TorchFidelity,
         weights: "random".into(),
     };

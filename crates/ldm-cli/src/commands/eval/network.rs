@@ -78,7 +78,7 @@ fn inception(spec: &str, convention: ConventionName, device: &Device) -> Result<
     let network = load(config.init(device), &tensors, &options, INCEPTION_HELP)?;
     Ok(Network {
         extractor: Extractor::Inception {
-            network,
+            network: Box::new(network),
             convention: match convention {
                 ConventionName::TorchFidelity => Convention::TorchFidelity,
                 ConventionName::PytorchFid => Convention::PytorchFid,

@@ -122,7 +122,7 @@ fn check_sizes(
             needed,
         }));
     }
-    if expected.iter().any(|&side| side as usize % factor != 0) {
+    if !(expected.iter()).all(|&side| (side as usize).is_multiple_of(factor)) {
         return Err(Error::Evaluation {
             source: format!(
                 "{} has {} x {} pixels: the first stage needs multiples of {factor}",
