@@ -32,11 +32,19 @@ impl Default for Subsets {
 }
 
 impl Subsets {
-    /// The same number, none larger than the smaller of two sets.
+    /// The same number, none larger than the smaller of two sets; one where it is all of both, since others would be the same.
     #[must_use]
     pub fn within(self, a: &Features, b: &Features) -> Self {
         let size = self.size.min(a.len()).min(b.len());
-        Self { size, ..self }
+        let is_all = a.len() == size && b.len() == size;
+        Self {
+            count: if is_all {
+                self.count.min(1)
+            } else {
+                self.count
+            },
+            size,
+        }
     }
 }
 
@@ -53,13 +61,7 @@ pub fn kernel_distance(a: &Features, b: &Features, subsets: Subsets) -> Option<M
         return None;
     }
     let mut order = NumpyOrder::new(SEED);
-    // A subset that is all of both sets is the same one every time.
-    let distinct = if a.len() == subsets.size && b.len() == subsets.size {
-        1
-    } else {
-        subsets.count
-    };
-    let estimates: Vec<f64> = (0..distinct)
+    let estimates: Vec<f64> = (0..subsets.count)
         .map(|_| {
             let [a, b] = [a, b].map(|set| {
                 let chosen = order.permutation(set.len());

@@ -99,9 +99,10 @@ fn subsets_are_no_larger_than_the_sets() {
     let (few, many) = (rows(12, 4), rows(50, 4));
     let subsets = Subsets::default().within(&few, &many);
     assert_eq!((subsets.count, subsets.size), (100, 12));
-    // Of equal sets all subsets are the same: no deviation.
-    let all = kernel_distance(&few, &few, subsets).unwrap();
-    assert_eq!(all.deviation, 0.0);
+    // All subsets would be the same.
+    let all = Subsets::default().within(&few, &few);
+    assert_eq!((all.count, all.size), (1, 12));
+    assert_eq!(kernel_distance(&few, &few, all).unwrap().deviation, 0.0);
     let one = Features::from_values(4, vec![1.0; 4]);
     assert_eq!(
         kernel_distance(&one, &many, subsets.within(&one, &many)),

@@ -82,6 +82,11 @@ pub(super) fn run(args: &EvalNearestArgs) -> Result<(), Error> {
     );
     report.number("least", "least distance", found.least, "");
     if reference.is_some() {
+        if found.held_out_median == 0.0 {
+            work.progress.say(
+                "warning: most held-out pictures are training pictures as well: their distance says nothing",
+            );
+        }
         report.number(
             "held_out_median",
             "held-out median",

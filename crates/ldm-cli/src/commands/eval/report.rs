@@ -93,7 +93,10 @@ impl Report {
         }
         if let (Some(value), Some(subsets)) = (found.kernel, found.subsets) {
             let (key, name) = named(kernel);
-            let remark = format!("{} subsets of {}", subsets.count, subsets.size);
+            let remark = match subsets.count {
+                1 => format!("one subset of {}", subsets.size),
+                count => format!("{count} subsets of {}", subsets.size),
+            };
             self.spread(&key, &name, value, &remark);
             (self.values).insert(format!("{key}_subset_size"), json!(subsets.size));
         }
