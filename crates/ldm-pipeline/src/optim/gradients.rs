@@ -95,15 +95,7 @@ impl ModuleVisitor for SumOfSquares<'_> {
         let device = gradient.device();
         let data = gradient.into_data();
         let values = data.as_slice::<f32>().expect("`on_host` means f32");
-        let sums: Vec<f64> = values
-            .par_chunks(CHUNK)
-            .map(|chunk| {
-                chunk
-                    .iter()
-                    .map(|&value| f64::from(value) * f64::from(value))
-                    .sum()
-            })
-            .collect();
+        let sums: Vec<f64> = values.par_chunks(CHUNK).map(sum_of_squares).collect();
         self.squares.add(sums.iter().sum());
         self.gradients
             .register(param.id, Tensor::<D>::from_data(data, &device));
@@ -116,6 +108,21 @@ impl ModuleVisitor for SumOfSquares<'_> {
     fn exit_module(&mut self, _name: &str, container_type: &str) {
         self.squares.exit(container_type);
     }
+}
+
+/// The sum of the squares, in lanes that don't wait for each other.
+fn sum_of_squares(values: &[f32]) -> f64 {
+    let (lanes, rest) = values.as_chunks::<8>();
+    let mut sums = [0.0; 8];
+    for lane in lanes {
+        for (sum, &value) in sums.iter_mut().zip(lane) {
+            *sum += f64::from(value) * f64::from(value);
+        }
+    }
+    for (sum, &value) in sums.iter_mut().zip(rest) {
+        *sum += f64::from(value) * f64::from(value);
+    }
+    sums.iter().sum()
 }
 
 /// Adds up the gradients of micro-batches to the mean over all of them.
