@@ -6,7 +6,10 @@ mod sample;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ldm_pipeline::plan::{ASSUMED_IMAGES, LEAST_STEPS, parse_bytes};
+use ldm_pipeline::{
+    data::twemoji::Group,
+    plan::{ASSUMED_IMAGES, LEAST_STEPS, parse_bytes},
+};
 
 pub(crate) use eval::{
     CacheArgs, ConventionName, EvalCommand, EvalNearestArgs, EvalReconstructionArgs,
@@ -30,7 +33,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Quickstart(QuickstartArgs),
-    /// Write a data set that comes with ldm as a folder of images with captions.
+    /// Write a data set as a folder of images: one that comes with ldm, or one in a format of its own.
     #[command(subcommand)]
     Data(DataCommand),
     /// Train the autoencoder, the diffusion model, or one after the other.
@@ -85,18 +88,47 @@ pub(crate) struct QuickstartArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
-    /// Twemoji: emoji as 72x72 PNG with their names as captions (graphics CC-BY 4.0).
-    Twemoji {
-        /// Folder to create
+    Twemoji(TwemojiArgs),
+    /// Fashion-MNIST: 60,000 + 10,000 pictures of clothes at 32x32 in ten class folders, from its own four files.
+    FashionMnist {
+        /// Folder of `train-images-idx3-ubyte.gz` and the other three, such as Debian's /usr/share/datasets/fashion-mnist
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+        /// Folder to create; it gets train/ and test/
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// How many pictures, evenly spread over all
-        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
-        count: Option<u64>,
-        /// People in each skin tone, not in the default alone
-        #[arg(long)]
-        skin_tones: bool,
     },
+}
+
+/// Twemoji: emoji as 72x72 PNG with their names as captions (graphics CC-BY 4.0).
+#[derive(Debug, Args)]
+pub(crate) struct TwemojiArgs {
+    /// Folder to create
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// How many pictures, evenly spread over all
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// People in each skin tone, not in the default alone
+    #[arg(long)]
+    pub(crate) skin_tones: bool,
+    /// Only these: smileys, people, animals, food, travel, activities, objects, symbols, flags. By default all but flags
+    #[arg(long, value_name = "GROUP[,GROUP...]", value_delimiter = ',')]
+    pub(crate) groups: Vec<Group>,
+    /// Every group, flags too
+    #[arg(long, conflicts_with = "groups")]
+    pub(crate) all: bool,
+    /// What the captions say
+    #[arg(long, value_enum, default_value_t = CaptionStyle::Name)]
+    pub(crate) captions: CaptionStyle,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CaptionStyle {
+    /// "waving hand: dark skin tone"
+    Name,
+    /// Two for each picture: that, and "waving hand, dark skin tone, people"
+    Full,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,7 +9,7 @@ use crate::{
     config::RunConfig,
     data::{
         Dataset, ImageDataset,
-        twemoji::{self, Group, Selection},
+        twemoji::{self, Captions, Group, Selection},
     },
     error::Error,
     generate::{Condition, Request},
@@ -99,7 +99,7 @@ pub fn quickstart(
     .with_hardware(options.hardware.clone());
     if !data.exists() {
         let pictures = twemoji::select(&selection(options.steps));
-        twemoji::export(&data, &pictures)?;
+        twemoji::export(&data, &pictures, Captions::Name)?;
         let count = pictures.len();
         let note = format!("{count} Twemoji pictures (CC-BY 4.0) in {}", data.display());
         let _ = observer(Event::Note(&note));

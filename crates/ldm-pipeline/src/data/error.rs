@@ -133,6 +133,14 @@ pub enum DataError {
         /// The batch that it should have delivered.
         batch: u64,
     },
+    /// A file of MNIST's format has another content.
+    #[error("{} is no file of Fashion-MNIST: {reason}", path.display())]
+    Idx {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The destination of an export is taken.
     #[error("{} already exists", path.display())]
     DestinationExists {
@@ -184,6 +192,9 @@ impl DataError {
             Self::NoSamples => "add images, or lower the share held out for validation",
             Self::WorkerLost { .. } => {
                 "resume from the last checkpoint; the panic above says what happened"
+            }
+            Self::Idx { .. } => {
+                "get the data set anew, such as from Debian's package dataset-fashion-mnist: see scripts/data/fashion-mnist.sh"
             }
             Self::DestinationExists { .. } => "choose another folder, or remove this one first",
             Self::Write(_) => "check the disk's free space and the folder's permissions",

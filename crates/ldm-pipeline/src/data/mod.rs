@@ -7,7 +7,7 @@
 //! [`ImageFolder`] knows which images there are, as files or in tar files, [`Preprocess`] what is done to each, [`ImageDataset`] puts both
 //! together behind the [`Dataset`] trait, [`Buckets`] which shape each image gets, and [`Loader`] prepares batches ahead in worker threads. Batch k of a run
 //! is a pure function of the seed and k, whatever the number of threads. [`twemoji`] is a captioned data set that
-//! is part of the program.
+//! is part of the program, [`fashion_mnist`] makes such a folder of another one's files.
 
 mod buckets;
 mod captions;
@@ -17,6 +17,8 @@ mod damage_tests;
 mod dataset;
 mod decode;
 mod error;
+mod export;
+pub mod fashion_mnist;
 mod folder;
 #[cfg(test)]
 mod format_tests;

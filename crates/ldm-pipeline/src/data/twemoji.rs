@@ -7,15 +7,17 @@ use std::{collections::HashSet, fmt, fmt::Write as _, fs, path::Path, str::FromS
 
 use twemoji_assets::png::PngTwemojiAsset;
 
-use super::error::DataError;
-use crate::atomic::{PartialDir, WriteError};
+use super::{
+    error::DataError,
+    export::{export_folder, write_error},
+};
 
 /// What has to be said about the graphics wherever they are shown or passed on.
 pub const ATTRIBUTION: &str = "\
 The graphics in this folder are from Twemoji 17.0.2, https://github.com/jdecked/twemoji
 Copyright 2019 Twitter, Inc and other contributors; Copyright 2024 jdecked and other contributors
 Licensed under Creative Commons Attribution 4.0 International (CC-BY 4.0): https://creativecommons.org/licenses/by/4.0/
-They are unchanged; their captions in metadata.jsonl are the names of the Unicode CLDR, in lower case.
+They are unchanged; their captions in metadata.jsonl are made of the names of the Unicode CLDR, in lower case.
 ";
 
 /// One picture.
@@ -121,6 +123,16 @@ pub struct Selection {
     pub limit: Option<usize>,
 }
 
+/// What the captions of an export say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Captions {
+    /// The name, with the skin tone in it: `waving hand: dark skin tone`.
+    #[default]
+    Name,
+    /// Two captions for each picture: the name, and name, skin tone and group, `waving hand, dark skin tone, people`.
+    Full,
+}
+
 impl Default for Selection {
     /// All but flags and skin tones.
     fn default() -> Self {
@@ -175,36 +187,34 @@ fn picture(emoji: &'static emojis::Emoji) -> Option<Twemoji> {
 ///
 /// # Errors
 /// When `out` exists and isn't empty, or can't be written.
-pub fn export(out: &Path, pictures: &[Twemoji]) -> Result<(), DataError> {
-    let taken =
-        out.is_file() || fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
-    if taken {
-        return Err(DataError::DestinationExists {
-            path: out.to_owned(),
-        });
-    }
-    let write_error = |source| WriteError {
-        action: "write",
-        path: out.to_owned(),
-        source,
-    };
-    if let Some(parent) = out.parent() {
-        fs::create_dir_all(parent).map_err(write_error)?;
-    }
-    let folder = PartialDir::create(out)?;
-    let mut metadata = String::new();
-    for picture in pictures {
-        let file_name = picture.file_name();
-        fs::write(folder.path().join(&file_name), picture.png).map_err(write_error)?;
-        let line = serde_json::json!({ "file_name": file_name, "text": picture.name });
-        metadata.push_str(&format!("{line}\n"));
-    }
-    fs::write(folder.path().join("metadata.jsonl"), metadata).map_err(write_error)?;
-    fs::write(folder.path().join("ATTRIBUTION.md"), ATTRIBUTION).map_err(write_error)?;
-    Ok(folder.commit()?)
+pub fn export(out: &Path, pictures: &[Twemoji], captions: Captions) -> Result<(), DataError> {
+    export_folder(out, |folder| {
+        let mut metadata = String::new();
+        for picture in pictures {
+            let file_name = picture.file_name();
+            fs::write(folder.join(&file_name), picture.png).map_err(write_error(out))?;
+            for text in picture.captions(captions) {
+                let line = serde_json::json!({ "file_name": file_name, "text": text });
+                metadata.push_str(&format!("{line}\n"));
+            }
+        }
+        fs::write(folder.join("metadata.jsonl"), metadata).map_err(write_error(out))?;
+        fs::write(folder.join("ATTRIBUTION.md"), ATTRIBUTION).map_err(write_error(out))
+    })
 }
 
 impl Twemoji {
+    /// Its captions, each of which makes it a sample.
+    fn captions(&self, captions: Captions) -> Vec<String> {
+        match captions {
+            Captions::Name => vec![self.name.clone()],
+            Captions::Full => vec![
+                self.name.clone(),
+                format!("{}, {}", self.name.replace(": ", ", "), self.group),
+            ],
+        }
+    }
+
     /// Readable and unique: `red-apple-1f34e.png`.
     fn file_name(&self) -> String {
         let words = self
@@ -294,7 +304,7 @@ mod tests {
             limit: Some(25),
             ..Default::default()
         });
-        export(&out, &pictures).unwrap();
+        export(&out, &pictures, Captions::Name).unwrap();
 
         let folder = ImageFolder::scan(&out).unwrap();
         assert_eq!((folder.entries().len(), folder.captioned()), (25, 25));
@@ -329,14 +339,49 @@ mod tests {
             "the corner is transparent"
         );
 
-        let error = export(&out, &pictures).unwrap_err().to_string();
+        let error = export(&out, &pictures, Captions::Name)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("already exists"), "{error}");
         assert_eq!(fs::read_dir(dir.path().join("new")).unwrap().count(), 1);
     }
 
     #[test]
+    fn full_captions_name_tone_and_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("people");
+        let pictures: Vec<Twemoji> = select(&Selection {
+            groups: vec![Group::People, Group::Flags],
+            skin_tones: true,
+            ..Default::default()
+        });
+        let wanted = |picture: &Twemoji| {
+            ["waving hand: dark skin tone", "flag: Japan"]
+                .iter()
+                .any(|name| name.to_lowercase() == picture.name)
+        };
+        let pictures: Vec<Twemoji> = pictures.into_iter().filter(wanted).collect();
+        export(&out, &pictures, Captions::Full).unwrap();
+        let folder = ImageFolder::scan(&out).unwrap();
+        let mut captions: Vec<&str> = (folder.entries().iter())
+            .filter_map(|entry| entry.caption.as_deref())
+            .collect();
+        captions.sort_unstable();
+        assert_eq!(
+            captions,
+            [
+                "flag, japan, flags",
+                "flag: japan",
+                "waving hand, dark skin tone, people",
+                "waving hand: dark skin tone",
+            ]
+        );
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 4);
+    }
+
+    #[test]
     fn export_into_the_unwritable() {
-        let error = export(Path::new("/dev/null/emoji"), &[]).unwrap_err();
+        let error = export(Path::new("/dev/null/emoji"), &[], Captions::Name).unwrap_err();
         assert!(error.to_string().contains("/dev/null/emoji"), "{error}");
     }
 }
