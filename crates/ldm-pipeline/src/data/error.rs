@@ -84,6 +84,16 @@ pub enum DataError {
         /// Whether the file is missing or of another kind.
         reason: &'static str,
     },
+    /// A line of `classes.txt` can't be understood.
+    #[error("{}, line {line}: {reason}", path.display())]
+    Classes {
+        /// The `classes.txt`.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The file's content is no image, whatever its name.
     #[error("{} isn't an image: its content is none of PNG, JPEG, WebP, GIF, BMP and TIFF", path.display())]
     NotAnImage {
@@ -181,6 +191,9 @@ impl DataError {
             }
             Self::MetadataFile { .. } => {
                 "`file_name` is relative to metadata.jsonl's folder; correct the line or remove it"
+            }
+            Self::Classes { .. } => {
+                "a line is like `n01440764 tench, Tinca tinca`: a folder, and what its class is called"
             }
             Self::NotAnImage { .. } | Self::Damaged { .. } => {
                 "replace or remove the file; without `strict` it is skipped"

@@ -9,22 +9,23 @@ use std::{
 use flate2::read::MultiGzDecoder;
 
 use super::{
+    CLASS_FILE,
     error::DataError,
     export::{export_folder, write_error},
 };
 
-/// The folders of the classes, whose order is that of the labels.
-pub const CLASSES: [&str; 10] = [
-    "0-t-shirt",
-    "1-trouser",
-    "2-pullover",
-    "3-dress",
-    "4-coat",
-    "5-sandal",
-    "6-shirt",
-    "7-sneaker",
-    "8-bag",
-    "9-ankle-boot",
+/// The classes in the order of their labels: their folders, and what they are called.
+pub const CLASSES: [(&str, &str); 10] = [
+    ("0-t-shirt", "t-shirt, top"),
+    ("1-trouser", "trouser"),
+    ("2-pullover", "pullover"),
+    ("3-dress", "dress"),
+    ("4-coat", "coat"),
+    ("5-sandal", "sandal"),
+    ("6-shirt", "shirt"),
+    ("7-sneaker", "sneaker"),
+    ("8-bag", "bag"),
+    ("9-ankle-boot", "ankle boot"),
 ];
 
 /// Side of an exported picture: the original in the middle of a black border, a size that halves three times and more.
@@ -45,7 +46,7 @@ struct Idx {
     data: Vec<u8>,
 }
 
-/// Writes `out/train` and `out/test`, each with a folder of PNG files for each of [`CLASSES`], from the four files
+/// Writes `out/train` and `out/test`, each with `classes.txt` and a folder of PNG files for each of [`CLASSES`], from the four files
 /// `{train,t10k}-{images-idx3,labels-idx1}-ubyte` in `from`, with or without `.gz`. Gives the number of pictures in each part. The folder
 /// appears complete or not at all.
 ///
@@ -92,13 +93,16 @@ fn export_part(from: &Path, prefix: &str, folder: &Path, out: &Path) -> Result<u
             ),
         ));
     }
-    for class in CLASSES {
+    let mut names = String::new();
+    for (class, name) in CLASSES {
         fs::create_dir_all(folder.join(class)).map_err(write_error(out))?;
+        names.push_str(&format!("{class}\t{name}\n"));
     }
+    fs::write(folder.join(CLASS_FILE), names).map_err(write_error(out))?;
     for (number, (pixels, &label)) in
         (images.data.chunks_exact(width * height).zip(&labels.data)).enumerate()
     {
-        let class = CLASSES.get(usize::from(label)).ok_or_else(|| {
+        let (class, _) = CLASSES.get(usize::from(label)).ok_or_else(|| {
             malformed(
                 &labels_path,
                 format!("picture {number} has the label {label}, not one from 0 to 9"),
@@ -189,7 +193,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::data::{DEFAULT_MAX_PIXELS, ImageFolder, Picture, decode};
+    use crate::data::{ClassNames, DEFAULT_MAX_PIXELS, ImageFolder, Picture, decode};
 
     fn idx(dims: &[u32], data: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0, 0, 8, dims.len() as u8];

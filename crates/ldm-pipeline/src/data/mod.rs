@@ -11,6 +11,7 @@
 
 mod buckets;
 mod captions;
+mod class_names;
 mod config;
 #[cfg(test)]
 mod damage_tests;
@@ -35,6 +36,7 @@ pub mod twemoji;
 mod worker;
 
 pub use buckets::{BucketPlace, Buckets, Size};
+pub use class_names::{CLASS_FILE, ClassNames};
 pub use config::{DataConfig, LatentCaching};
 pub use dataset::{Dataset, ImageDataset, Sample};
 pub use decode::{DEFAULT_MAX_PIXELS, Picture, Rgb16Image, decode};
