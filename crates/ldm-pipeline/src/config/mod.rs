@@ -18,6 +18,7 @@ use crate::{
     checkpoint::Retention,
     data::DataConfig,
     ema::{EmaDecay, EmaWarmup},
+    generate::LabelMapping,
     model::{ConditionerConfig, FirstStageConfig},
     optim::{AdamConfig, LrSchedule},
 };
@@ -287,6 +288,9 @@ pub struct SemanticConfig {
     pub in_channels: usize,
     /// Channels that the U-Net gets beside the latent's.
     pub out_channels: usize,
+    /// Labels of values that aren't labels themselves.
+    #[serde(default)]
+    pub mapping: LabelMapping,
 }
 
 /// A sheet of samples, drawn every `sample_every` steps.

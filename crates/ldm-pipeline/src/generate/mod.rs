@@ -4,6 +4,7 @@ mod check;
 mod classes;
 mod condition;
 mod conditioning;
+mod label_mapping;
 mod labels;
 mod noise;
 mod palette;
@@ -23,6 +24,7 @@ use ldm_diffusion::{
 pub(crate) use classes::listed;
 pub use condition::{Blend, Condition};
 pub(crate) use conditioning::class_tensor;
+pub use label_mapping::LabelMapping;
 pub use labels::LabelMap;
 pub(crate) use noise::noise_batch;
 use noise::noise_of;

@@ -14,7 +14,7 @@ use crate::{
     config::{ClassConfig, RunConfig, Stage2Config, TextConfig},
     data::{Crop, DataError, Dataset, Fit, ImageDataset, ImageEntry, Size},
     error::Error,
-    generate::{Condition, LabelMap, Palette, class_tensor},
+    generate::{Condition, LabelMap, LabelMapping, Palette, class_tensor},
     model::Conditioner,
     rng::{Stream, permutation, rng, uniform},
 };
@@ -53,7 +53,8 @@ enum Kind {
         square: Size,
         labels: usize,
         /// Colours of the labels, where the masks have any.
-        palette: Vec<[u8; 3]>,
+        palette: Option<Palette>,
+        mapping: LabelMapping,
     },
 }
 
@@ -139,6 +140,7 @@ impl Conditions {
                     .collect(),
                 square: set.preprocess().square(),
                 labels: semantic.in_channels,
+                mapping: semantic.mapping.clone(),
             }
         } else {
             Kind::Nothing
@@ -295,18 +297,22 @@ impl Conditions {
     /// The semantic mask of an image, brought to `size` like the image.
     fn label_map(&self, image: usize, size: Size) -> Result<LabelMap, Error> {
         let Kind::Semantic {
-            masks, fit, labels, ..
+            masks,
+            fit,
+            labels,
+            mapping,
+            ..
         } = &self.kind
         else {
             unreachable!("only called for semantic masks")
         };
         let path = &masks[image];
-        let map = LabelMap::load(path, None)?;
+        let map = LabelMap::load(path, palette.as_ref(), mapping)?;
         if let Some(label) = map.labels.iter().find(|label| **label as usize >= *labels) {
             return Err(Error::Malformed {
                 path: path.clone(),
                 problem: format!(
-                    "it has the label {label}, but `stage2.semantic.in_channels` counts {labels} labels, from 0"
+                    "it has the label {label}, but `stage2.semantic.in_channels` counts {labels} labels, from 0: if the value stands for something else, give it a label in `stage2.semantic.mapping`"
                 ),
             });
         }
