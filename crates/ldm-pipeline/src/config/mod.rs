@@ -288,6 +288,9 @@ pub struct SemanticConfig {
     pub in_channels: usize,
     /// Channels that the U-Net gets beside the latent's.
     pub out_channels: usize,
+    /// The colours of the labels, for masks in colour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub palette: Option<PathBuf>,
     /// Labels of values that aren't labels themselves.
     #[serde(default)]
     pub mapping: LabelMapping,

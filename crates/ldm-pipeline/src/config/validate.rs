@@ -317,7 +317,9 @@ impl Stage2Config {
                 return Err(("stage2.semantic", problem));
             }
             let labels = semantic.in_channels;
-            if let Some((value, label)) = (semantic.mapping.iter()).find(|(_, label)| *label as usize >= labels) {
+            if let Some((value, label)) =
+                (semantic.mapping.iter()).find(|(_, label)| *label as usize >= labels)
+            {
                 let problem = format!(
                     "has a `mapping` of {value} to {label}, but `in_channels` counts {labels} labels, from 0"
                 );

@@ -261,6 +261,11 @@ mod tests {
             [at(1, 1), at(2, 2), at(3, 2), at(29, 29), at(30, 29)],
             [[0; 3], [11; 3], [200; 3], [200; 3], [0; 3]]
         );
+        let classes = ClassNames::load(&out.join("test")).unwrap().unwrap();
+        assert_eq!(
+            (classes.numbers()["7-sneaker"], classes.names[7].as_str()),
+            (7, "sneaker")
+        );
         assert!(
             out.join("test/0-t-shirt/00000.png").is_file() && out.join("LICENSE.txt").is_file()
         );

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::LabelMap;
+use super::Palette;
 
 /// What becomes of some of a mask's values: `255 = 182` makes COCO-Stuff's "unlabelled" the label after its last one. A value that isn't
 /// named is its own label.
@@ -25,15 +25,21 @@ impl LabelMapping {
         self.labels.iter().map(|(&value, &label)| (value, label))
     }
 
-    /// A mask with labels in place of its values.
-    #[must_use]
-    pub fn apply(&self, mut map: LabelMap) -> LabelMap {
-        if !self.is_empty() {
-            for value in &mut map.labels {
-                *value = self.labels.get(value).copied().unwrap_or(*value);
-            }
-        }
-        map
+    /// The label of a value.
+    pub fn label(&self, value: u32) -> u32 {
+        self.labels.get(&value).copied().unwrap_or(value)
+    }
+
+    /// The colours of labels, from those of values: a label that others are mapped to has the colour of the first of them.
+    pub(crate) fn palette(&self, of_values: &Palette) -> Palette {
+        let colors = of_values.colors();
+        let value = |label: u32| {
+            let mapped = self.iter().find(|&(_, to)| to == label);
+            mapped.map_or(label, |(value, _)| value)
+        };
+        let colors =
+            (0..colors.len() as u32).map_while(|label| colors.get(value(label) as usize).copied());
+        Palette::new(colors.collect())
     }
 }
 
@@ -69,18 +75,31 @@ mod tests {
     #[test]
     fn values_become_labels_once() {
         let mapping: LabelMapping = toml::from_str("255 = 2\n2 = 0\n").unwrap();
-        let map = LabelMap {
-            width: 2,
-            height: 2,
-            labels: vec![0, 255, 2, 1],
-        };
-        assert_eq!(mapping.apply(map.clone()).labels, [0, 2, 0, 1]);
-        assert_eq!(LabelMapping::default().apply(map.clone()), map);
+        assert_eq!(
+            [0, 255, 2, 1].map(|value| mapping.label(value)),
+            [0, 2, 0, 1]
+        );
+        assert_eq!(LabelMapping::default().label(255), 255);
         let text = serde_json::to_string(&mapping).unwrap();
         assert_eq!(text, r#"{"2":0,"255":2}"#);
         let read: LabelMapping = serde_json::from_str(&text).unwrap();
         assert_eq!(read, mapping);
         let error = toml::from_str::<LabelMapping>("sky = 1").unwrap_err();
         assert!(error.to_string().contains("\"sky\" is no value"), "{error}");
+    }
+
+    #[test]
+    fn a_label_has_the_colour_of_its_value() {
+        let mapping: LabelMapping = toml::from_str("3 = 0\n0 = 1\n").unwrap();
+        let of_values = Palette::new((0..4).map(|value| [value; 3]).collect());
+        assert_eq!(
+            mapping.palette(&of_values).colors(),
+            [[3; 3], [0; 3], [2; 3], [3; 3]]
+        );
+        let cut = Palette::new(vec![[7; 3], [8; 3]]);
+        assert!(
+            mapping.palette(&cut).colors().is_empty(),
+            "value 3 has no colour"
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::{fs::File, io::BufReader, path::Path};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::Palette;
+use super::{LabelMapping, Palette};
 use crate::{data::Size, error::Error};
 
 /// Pixels that a mask may have.
@@ -22,11 +22,16 @@ pub struct LabelMap {
 }
 
 impl LabelMap {
-    /// Reads a PNG file: palette indices, not their colours; grey values as they are stored; or colours, of which `palette` gives the labels.
+    /// Reads a PNG file: palette indices, not their colours, or grey values as they are stored, of either of which `mapping` gives the labels; or
+    /// colours, of which `palette` does.
     ///
     /// # Errors
     /// If it can't be read, is no PNG, or is in colour and there is no palette, or one that hasn't all of its colours.
-    pub fn load(path: &Path, palette: Option<&Palette>) -> Result<Self, Error> {
+    pub fn load(
+        path: &Path,
+        palette: Option<&Palette>,
+        mapping: &LabelMapping,
+    ) -> Result<Self, Error> {
         let malformed = |problem: String| Error::Malformed {
             path: path.into(),
             problem,
@@ -44,7 +49,7 @@ impl LabelMap {
         let in_color = matches!(color, png::ColorType::Rgb | png::ColorType::Rgba);
         if color == png::ColorType::GrayscaleAlpha || in_color && palette.is_none() {
             return Err(malformed(
-                "a semantic mask has one label per pixel: a PNG with a palette, or in grey, or in colours of which --palette gives the labels"
+                "a semantic mask has one label per pixel: a PNG with a palette, or in grey, or in colours of which --palette gives the labels, or `stage2.semantic.palette` in training"
                     .into(),
             ));
         }
@@ -73,7 +78,10 @@ impl LabelMap {
                 })
                 .collect::<Result<_, _>>()
                 .map_err(malformed)?,
-            None => rows.flat_map(|row| unpack(row, depth, width)).collect(),
+            None => rows
+                .flat_map(|row| unpack(row, depth, width))
+                .map(|value| mapping.label(value))
+                .collect(),
         };
         Ok(Self {
             width,
@@ -176,7 +184,7 @@ mod tests {
         let path = dir.path().join("mask.png");
         let labels = |color, depth, rows: &[u8]| {
             write(&path, color, depth, rows);
-            let map = LabelMap::load(&path, None).unwrap();
+            let map = LabelMap::load(&path, None, &LabelMapping::default()).unwrap();
             assert_eq!([map.width, map.height], [3, 2]);
             map.labels
         };
@@ -229,8 +237,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mask.png");
         let palette = Palette::new(vec![[7; 3], [1, 2, 3], [9, 0, 0]]);
+        let mapping: LabelMapping = toml::from_str("2 = 0").unwrap();
         let refused = |palette: Option<&Palette>, culprit: &str| {
-            let error = LabelMap::load(&path, palette).unwrap_err().to_string();
+            let error = LabelMap::load(&path, palette, &LabelMapping::default())
+                .unwrap_err()
+                .to_string();
             assert!(
                 error.contains(culprit) && error.contains("mask.png"),
                 "{error}"
@@ -245,14 +256,17 @@ mod tests {
             [1, 2, 3],
         ];
         write(&path, Rgb, Eight, colors.as_flattened());
-        let map = LabelMap::load(&path, Some(&palette)).unwrap();
+        let map = LabelMap::load(&path, Some(&palette), &mapping).unwrap();
         assert_eq!(map.labels, [0, 1, 2, 2, 0, 1]);
         refused(None, "palette");
         refused(Some(&Palette::new(vec![[7; 3], [1, 2, 3]])), "(2, 0)");
 
         let with_opacity = |opacity: u8| colors.map(|[r, g, b]| [r, g, b, opacity]);
         write(&path, Rgba, Eight, with_opacity(255).as_flattened());
-        assert_eq!(LabelMap::load(&path, Some(&palette)).unwrap(), map);
+        assert_eq!(
+            LabelMap::load(&path, Some(&palette), &mapping).unwrap(),
+            map
+        );
         write(&path, Rgba, Eight, with_opacity(254).as_flattened());
         refused(Some(&palette), "transparent");
         write(&path, Rgb, Sixteen, &[0; 36]);
@@ -260,10 +274,10 @@ mod tests {
         write(&path, GrayscaleAlpha, Eight, &[255; 12]);
         refused(Some(&palette), "palette");
 
-        // A palette changes nothing about labels that are numbers.
+        // A palette changes nothing about values that are numbers, and a mapping nothing about colours.
         write(&path, Grayscale, Eight, &[2, 1, 0, 0, 1, 2]);
-        let map = LabelMap::load(&path, Some(&palette)).unwrap();
-        assert_eq!(map.labels, [2, 1, 0, 0, 1, 2]);
+        let map = LabelMap::load(&path, Some(&palette), &mapping).unwrap();
+        assert_eq!(map.labels, [0, 1, 0, 0, 1, 0]);
         std::fs::write(&path, b"no picture").unwrap();
         refused(None, "PNG");
     }

@@ -26,7 +26,7 @@ pub use first_stage::{FirstStage, FirstStageConfig};
 pub use save::save_first_stage;
 pub use shipped::{SHIPPED, find_shipped};
 
-use crate::error::Error;
+use crate::{error::Error, generate::LabelMapping};
 
 /// What the second stage trains: the U-Net, and what makes the context that it attends to.
 #[derive(Module, Debug)]
@@ -91,6 +91,9 @@ pub struct ModelFacts {
     /// Colours of the labels of semantic masks by their numbers, red, green and blue, where they have any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub palette: Vec<[u8; 3]>,
+    /// Labels of values in masks that aren't labels themselves.
+    #[serde(skip_serializing_if = "LabelMapping::is_empty")]
+    pub label_mapping: LabelMapping,
 }
 
 /// Order of the channels that a network for filling regions gets after the latents.

@@ -1,9 +1,6 @@
 //! What each item of a batch is conditioned on: its caption, its class, or its semantic mask.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use ldm_diffusion::UNet;
@@ -11,8 +8,8 @@ use ldm_text::Tokenizer;
 
 use super::{latents::LatentBatch, tokens::CaptionTokens};
 use crate::{
-    config::{ClassConfig, RunConfig, Stage2Config, TextConfig},
-    data::{Crop, DataError, Dataset, Fit, ImageDataset, ImageEntry, Size},
+    config::{ClassConfig, RunConfig, SemanticConfig, Stage2Config, TextConfig},
+    data::{CLASS_FILE, ClassNames, Crop, DataError, Dataset, Fit, ImageDataset, ImageEntry, Size},
     error::Error,
     generate::{Condition, LabelMap, LabelMapping, Palette, class_tensor},
     model::Conditioner,
@@ -132,7 +129,7 @@ impl Conditions {
             }
             let masks = masks(&semantic.masks, set)?;
             Kind::Semantic {
-                palette: palette(&masks, semantic.in_channels)?,
+                palette: palette(semantic, &masks)?,
                 masks,
                 fit: config.data.fit,
                 sizes: (0..set.len())
@@ -170,8 +167,16 @@ impl Conditions {
     /// Colours of the labels of semantic masks, where these have any.
     pub(super) fn palette(&self) -> &[[u8; 3]] {
         match &self.kind {
-            Kind::Semantic { palette, .. } => palette,
+            Kind::Semantic { palette, .. } => palette.as_ref().map_or(&[], Palette::colors),
             _ => &[],
+        }
+    }
+
+    /// Labels of values in semantic masks.
+    pub(super) fn label_mapping(&self) -> LabelMapping {
+        match &self.kind {
+            Kind::Semantic { mapping, .. } => mapping.clone(),
+            _ => LabelMapping::default(),
         }
     }
 
@@ -300,6 +305,7 @@ impl Conditions {
             masks,
             fit,
             labels,
+            palette,
             mapping,
             ..
         } = &self.kind
@@ -338,8 +344,8 @@ fn class_name(entry: &ImageEntry) -> Option<&str> {
     entry.class.as_deref().or_else(folder)
 }
 
-/// The class of each image: the number that its sample gives, if all give one, or the number of its folder or class among
-/// all, by name. And these names, if there are any.
+/// The class of each image: the number that its sample gives, if all give one, or the number of its folder or class in
+/// `classes.txt`, or without that among all, by name. And what the classes are called, if anything.
 fn classes(
     config: &RunConfig,
     class: &ClassConfig,
@@ -360,39 +366,57 @@ fn classes(
             )));
         }
         let classes = set.entries().iter().filter_map(given).collect();
-        return Ok((classes, Vec::new()));
+        let names = ClassNames::load(root)?.map_or(Vec::new(), |listed| listed.names);
+        return Ok((classes, names));
     }
-    let names: BTreeSet<&str> = all().filter_map(class_name).collect();
-    if names.len() > known {
+    let listed = ClassNames::load(root)?;
+    let named = listed.unwrap_or_else(|| ClassNames::of_folders(all().filter_map(class_name)));
+    if named.folders.len() > known {
         return Err(Error::Request(format!(
-            "{} has {} folders of classes, but `stage2.class.n_classes` has room for {known} beside the last, which is none",
+            "{} has {} classes, but `stage2.class.n_classes` has room for {known} beside the last, which is none",
             root.display(),
-            names.len()
+            named.folders.len()
         )));
     }
-    let numbers: BTreeMap<&str, usize> = names.iter().copied().zip(0..).collect();
+    let numbers = named.numbers();
     let classes = (set.entries().iter())
         .map(|entry| {
-            class_name(entry)
-                .and_then(|class| numbers.get(class).copied())
-                .ok_or_else(|| {
-                    Error::Request(format!(
-                        "{} is in no folder of a class: a class-conditional model needs one folder per class",
-                        entry.location().display()
-                    ))
-                })
+            let class = class_name(entry).ok_or_else(|| {
+                Error::Request(format!(
+                    "{} is in no folder of a class: a class-conditional model needs one folder per class",
+                    entry.location().display()
+                ))
+            })?;
+            numbers.get(class).copied().ok_or_else(|| {
+                Error::Request(format!(
+                    "{} is of the class \"{class}\", which {} doesn't list",
+                    entry.location().display(),
+                    root.join(CLASS_FILE).display()
+                ))
+            })
         })
         .collect::<Result<_, _>>()?;
-    Ok((classes, names.into_iter().map(str::to_owned).collect()))
+    Ok((classes, named.names))
 }
 
-/// The colours of the labels, if the first mask has a palette in which all differ.
-fn palette(masks: &[PathBuf], labels: usize) -> Result<Vec<[u8; 3]>, Error> {
-    let Some(first) = masks.first() else {
-        return Ok(Vec::new());
+/// The colours of the labels: those of the configuration, or of the first mask's palette if they all differ.
+fn palette(semantic: &SemanticConfig, masks: &[PathBuf]) -> Result<Option<Palette>, Error> {
+    if let Some(path) = &semantic.palette {
+        return Palette::load(path).map(Some);
+    }
+    let Some(stored) = masks
+        .first()
+        .map(|path| Palette::of_png(path))
+        .transpose()?
+    else {
+        return Ok(None);
     };
-    let palette = Palette::of_png(first)?.and_then(|palette| palette.first(labels));
-    Ok(palette.map_or(Vec::new(), |palette| palette.colors().to_vec()))
+    Ok(stored.and_then(|palette| {
+        semantic
+            .mapping
+            .palette(&palette)
+            .first(semantic.in_channels)
+    }))
 }
 
 /// The mask of each image.

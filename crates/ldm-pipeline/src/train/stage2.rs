@@ -424,6 +424,7 @@ impl Stage2Trainer<'_> {
                     seed: self.config.seed,
                     classes: self.conditions.class_names().to_vec(),
                     palette: self.conditions.palette().to_vec(),
+                    label_mapping: self.conditions.label_mapping(),
                     ..ModelFacts::default()
                 },
             },

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ldm_pipeline::{
     Error,
-    generate::{Condition, LabelMap, NoiseKey, Palette, Series, read_prompts, share},
+    generate::{Condition, LabelMap, LabelMapping, NoiseKey, Palette, Series, read_prompts, share},
     model::{ModelConfigs, ModelFiles},
 };
 
@@ -210,7 +210,7 @@ fn subjects(args: &SampleArgs, files: &ModelFiles) -> Result<Vec<Subject>, Error
             None => (!own.is_empty()).then(|| Palette::new(own.clone())),
         };
         (args.semantic.iter())
-            .map(|path| scene(path, palette.as_ref()))
+            .map(|path| scene(path, palette.as_ref(), &configs.facts.label_mapping))
             .collect::<Result<_, _>>()?
     } else if files.tokenizer.is_some() {
         return Err(Error::Request(
@@ -229,8 +229,8 @@ fn by_class(configs: &ModelConfigs, class: &str) -> Result<Subject, Error> {
     Ok(Subject::new(Condition::Class(number), label, record))
 }
 
-fn scene(path: &Path, palette: Option<&Palette>) -> Result<Subject, Error> {
-    let map = LabelMap::load(path, palette)?;
+fn scene(path: &Path, palette: Option<&Palette>, mapping: &LabelMapping) -> Result<Subject, Error> {
+    let map = LabelMap::load(path, palette, mapping)?;
     let label = path.display().to_string();
     let record = [("semantic", label.as_str().into())];
     Ok(Subject::new(Condition::Labels(map), label, record))
