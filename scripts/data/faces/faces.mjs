@@ -43,6 +43,15 @@ const MOUTH = { laugh: "laughing", angry: "angry", agape: "surprised", smile: "s
 const EYES = { happy: "happy eyes", wide: "wide eyes", bow: "closed eyes", humble: "looking down", wink: "winking" };
 const BROWS = { raised: "raised eyebrows", angry: "frowning", happy: "arched eyebrows", sad: "worried eyebrows", neutral: undefined };
 
+// The colours of each label in a face; all but the background's and the features' are shaded in places, which leaves four fifths of them.
+const DRAWN = {
+  background: ["ffffff"],
+  hair: shaded(Object.keys(HAIR)),
+  skin: shaded(Object.keys(SKIN)),
+  clothes: shaded([...Object.keys(CLOTHES_COLOUR), "cbecf7"]),
+  features: ["f6f1e4", "4b2422"],
+};
+
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
@@ -86,7 +95,8 @@ for (const part of ["train", "test"]) {
   }
   fs.writeFileSync(path.join(images, "metadata.jsonl"), metadata);
 }
-fs.writeFileSync(path.join(out, "labels.json"), JSON.stringify(Object.fromEntries(LABELS.map(([name, colour], id) => [id, { name, colour }])), null, 2) + "\n");
+const labels = LABELS.map(([name, colour]) => ({ name, mask: colour, drawn: DRAWN[name] }));
+fs.writeFileSync(path.join(out, "labels.json"), JSON.stringify(labels, null, 2) + "\n");
 fs.writeFileSync(
   path.join(out, "ATTRIBUTION.md"),
   `The faces are drawn with DiceBear (https://www.dicebear.com), style "Toon Head" by Johan Melin (https://www.johanmelin.com),
@@ -114,6 +124,11 @@ function caption(a, seed) {
   // A quarter of the parts are left out, by the seed's digits, so that prompts need not be complete.
   const said = parts.filter((part, index) => part && seed[index] >= "4");
   return [person, ...said].join(", ");
+}
+
+function shaded(colours) {
+  const shade = (colour) => Buffer.from([...Buffer.from(colour, "hex")].map((level) => Math.round(0.8 * level))).toString("hex");
+  return colours.flatMap((colour) => [colour, shade(colour)]);
 }
 
 function hex(colour) {
