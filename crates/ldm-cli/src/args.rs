@@ -352,6 +352,9 @@ pub(crate) struct ReportArgs {
     /// Page to write [default: RUN/report.html]
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+    /// Picture of the loss curves to write beside it, a PNG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) curves: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -14,10 +14,9 @@ use crate::{
     error::Error,
     generate::{Condition, Request},
     hardware::Hardware,
-    metrics::read_metrics,
     model::LatentDiffusion,
     nearest::NearestCaption,
-    plot::{Curve, Panel, plot_curves},
+    report::draw_curves,
     rng::{Stream, permutation},
     run::RunDir,
     sheet::{Sheet, save_png},
@@ -112,7 +111,8 @@ pub fn quickstart(
     let model = LatentDiffusion::load(&run.model(), device)?;
     let (training_set, validation_set) = config.data.open(config.seed)?;
     let (reconstructions, psnr) = reconstruct(&model, &validation_set, &options.out, device)?;
-    let curves = draw_curves(&run)?;
+    let curves = run.path().join("curves.png");
+    draw_curves(run.path(), &curves)?;
     let Some(samples) = draw_samples(&model, &config, &training_set, observer)? else {
         return Ok(None);
     };
@@ -251,69 +251,4 @@ fn reconstruct(
     let path = out.join("reconstructions.png");
     save_png(&path, &sheet.render(), &[])?;
     Ok((path, psnr))
-}
-
-/// Curves of everything that both stages logged.
-fn draw_curves(run: &RunDir) -> Result<PathBuf, Error> {
-    let panels = [
-        (
-            Stage::Vae,
-            "autoencoder: reconstruction",
-            "mean absolute error",
-            &["rec"][..],
-        ),
-        (
-            Stage::Vae,
-            "autoencoder: KL divergence",
-            "nats per image",
-            &["kl"],
-        ),
-        (
-            Stage::Vae,
-            "autoencoder: discriminator",
-            "mean logit",
-            &["logits_real", "logits_fake"],
-        ),
-        (
-            Stage::Vae,
-            "autoencoder: perceptual distance",
-            "LPIPS over VGG16",
-            &["perceptual"],
-        ),
-        (
-            Stage::Diffusion,
-            "diffusion: L_simple",
-            "mean squared error",
-            &["loss"],
-        ),
-        (
-            Stage::Diffusion,
-            "diffusion: gradient norm",
-            "L2 norm",
-            &["grad_norm"],
-        ),
-    ];
-    let mut drawn = Vec::new();
-    for (stage, title, y_label, names) in panels {
-        let records = read_metrics(&run.metrics(stage))?;
-        let curves: Vec<Curve> = (names.iter())
-            .map(|&name| Curve {
-                name: name.into(),
-                points: (records.iter())
-                    .filter_map(|record| Some((record.step as f64, *record.values.get(name)?)))
-                    .collect(),
-            })
-            .filter(|curve| curve.points.iter().any(|(_, value)| *value != 0.0))
-            .collect();
-        if !curves.is_empty() {
-            drawn.push(Panel {
-                title: title.into(),
-                y_label: y_label.into(),
-                curves,
-            });
-        }
-    }
-    let path = run.path().join("curves.png");
-    plot_curves(&path, "loss curves", &drawn)?;
-    Ok(path)
 }

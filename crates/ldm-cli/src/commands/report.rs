@@ -1,4 +1,7 @@
-use ldm_pipeline::{Error, report::write_report};
+use ldm_pipeline::{
+    Error,
+    report::{draw_curves, write_report},
+};
 
 use crate::{args::ReportArgs, output::print};
 
@@ -8,5 +11,10 @@ pub(crate) fn run(args: &ReportArgs) -> Result<(), Error> {
         None => args.run.join("report.html"),
     };
     write_report(&args.run, &out)?;
-    print(out.display())
+    print(out.display())?;
+    if let Some(curves) = &args.curves {
+        draw_curves(&args.run, curves)?;
+        print(curves.display())?;
+    }
+    Ok(())
 }

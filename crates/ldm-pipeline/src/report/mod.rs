@@ -1,13 +1,14 @@
 //! `ldm report`: a run, finished or still going on, as one HTML page that needs nothing but itself.
 //!
 //! [`write_report`] gathers what the run directory holds, of which any part may be missing, growing or damaged, and renders it. It changes
-//! nothing in the run but the page.
+//! nothing in the run but the page. [`draw_curves`] makes a picture of the main figures.
 
 mod curves;
 mod figures;
 mod html;
 mod journal;
 mod page;
+mod picture_of_curves;
 mod progress;
 mod sheets;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use crate::{
 
 use curves::Chart;
 use journal::Journal;
+pub use picture_of_curves::draw_curves;
 use progress::Progress;
 use sheets::{History, Picture};
 
