@@ -212,7 +212,7 @@ fn masks_with_a_value_for_the_unlabelled_are_learnt_from() {
     }
     let masks = format!("stage2.semantic.masks={}", trial.path("masks").display());
     let error = trial
-        .train("unmapped", &[masks.clone()])
+        .train("unmapped", std::slice::from_ref(&masks))
         .unwrap_err()
         .to_string();
     assert!(
@@ -258,7 +258,7 @@ fn masks_in_colour_are_learnt_from_by_a_palette() {
     }
     let masks = format!("stage2.semantic.masks={}", trial.path("masks").display());
     let error = trial
-        .train("without", &[masks.clone()])
+        .train("without", std::slice::from_ref(&masks))
         .unwrap_err()
         .to_string();
     assert!(error.contains("stage2.semantic.palette"), "{error}");
