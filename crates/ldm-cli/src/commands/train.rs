@@ -120,7 +120,7 @@ fn train(
         }
     }
     match workers.is_first() {
-        true => print_next(&args.out, stages),
+        true => print_next(&args.out, &config, stages),
         false => Ok(()),
     }
 }
@@ -163,14 +163,20 @@ fn describe(config: &RunConfig, stage: Stage, args: &TrainArgs, workers: &Worker
     )
 }
 
-fn print_next(out: &Path, stages: &[Stage]) -> Result<(), Error> {
+fn print_next(out: &Path, config: &RunConfig, stages: &[Stage]) -> Result<(), Error> {
     let out = out.display();
-    match stages.contains(&Stage::Diffusion) {
-        true => print(format_args!(
-            "try next: ldm sample \"a prompt\" --model {out}"
-        )),
-        false => print(format_args!(
+    if !stages.contains(&Stage::Diffusion) {
+        return print(format_args!(
             "try next: ldm train diffusion CONFIG --out {out}"
-        )),
+        ));
     }
+    let condition = match &config.stage2 {
+        Some(stage2) if stage2.text.is_some() => " \"a prompt\"",
+        Some(stage2) if stage2.class.is_some() => " --class 0",
+        Some(stage2) if stage2.semantic.is_some() => " --semantic MASK.png",
+        _ => "",
+    };
+    print(format_args!(
+        "try next: ldm sample{condition} --model {out}"
+    ))
 }
