@@ -106,7 +106,7 @@ They are rendered at ${size}x${size} pixels on white; captions and masks are der
 `,
 );
 
-/** "woman, rosy skin, blonde bun, long wavy hair, smiling, red dress"; the style has no sexes: see docs/data.md. */
+/** "woman, rosy skin, blonde bun, long wavy hair, smiling, red dress"; the style has no sexes, see docs/results.md. */
 function caption(a, seed) {
   const colour = HAIR[hex(a.hairColor)];
   const person = a.beard ? "man" : a.rearHair || a.hair === "bun" ? "woman" : "person";
