@@ -30,7 +30,7 @@ pub(crate) struct SampleArgs {
     /// What to lead away from
     #[arg(long, value_name = "PROMPT", default_value = "")]
     pub(crate) negative: String,
-    /// Class to draw, by its number from 0 or its name, for a class-conditional model; may be repeated
+    /// Class to draw, by its name or its number from 0, for a class-conditional model; may be repeated
     #[arg(
         long,
         value_name = "CLASS",
@@ -39,12 +39,12 @@ pub(crate) struct SampleArgs {
         value_parser = class
     )]
     pub(crate) class: Vec<String>,
-    /// Scene to draw, for a model of semantic masks: a PNG whose pixels are labels (palette index or grey level), or in the colours of a
-    /// palette; may be repeated
+    /// Scene to draw, for a model of semantic masks: a PNG whose pixels are labels (palette index or grey level), or have the colours of
+    /// labels; may be repeated
     #[arg(long, value_name = "PNG", conflicts_with_all = ["prompt", "prompts", "class"])]
     pub(crate) semantic: Vec<PathBuf>,
-    /// Colours of the labels in --semantic: lines of `RED GREEN BLUE NAME` from label 0 on, or a PNG with a palette [default: the
-    /// model's own]
+    /// Colours of the labels in --semantic, whose pixels are then read by their colours alone: lines of `RED GREEN BLUE NAME` from label 0
+    /// on, or a PNG with a palette [default: the model's own, for a PNG in colour]
     #[arg(long, value_name = "FILE", requires = "semantic")]
     pub(crate) palette: Option<PathBuf>,
     /// Picture to start from

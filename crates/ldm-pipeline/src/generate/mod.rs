@@ -5,6 +5,7 @@ mod classes;
 mod condition;
 mod conditioning;
 mod labels;
+mod lines;
 mod noise;
 mod palette;
 mod prompts;

@@ -1,13 +1,12 @@
 //! Which images the options ask for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ldm_pipeline::{
     Error,
     generate::{Condition, LabelMap, NoiseKey, Palette, Series, read_prompts, share},
-    model::{ModelConfigs, ModelFiles},
+    model::{ModelFacts, ModelFiles},
 };
-
 use serde_json::{Map, Value};
 
 use crate::args::{Grid, MAX_IMAGES, SampleArgs};
@@ -194,24 +193,25 @@ fn subjects(args: &SampleArgs, files: &ModelFiles) -> Result<Vec<Subject>, Error
         let record = [("prompt", text.as_str().into())];
         Subject::new(Condition::Prompt(text.clone()), text, record)
     };
-    let configs = &files.configs;
+    let facts = &files.configs.facts;
     Ok(if let Some(path) = &args.prompts {
         read_prompts(path)?.iter().map(prompt).collect()
     } else if args.prompt.is_some() {
         args.prompt.iter().chain(&args.to).map(prompt).collect()
     } else if !args.class.is_empty() {
         (args.class.iter())
-            .map(|class| by_class(configs, class))
+            .map(|class| by_class(facts, class))
             .collect::<Result<_, _>>()?
     } else if !args.semantic.is_empty() {
-        let own = &configs.facts.palette;
-        let palette = match &args.palette {
-            Some(path) => Some(Palette::load(path)?),
-            None => (!own.is_empty()).then(|| Palette::new(own.clone())),
+        let palette = (args.palette.as_deref()).map(Palette::load).transpose()?;
+        let own = (!facts.palette.is_empty()).then(|| Palette::new(facts.palette.clone()));
+        let load = |path: &PathBuf| match &palette {
+            Some(palette) => LabelMap::load_painted(path, palette),
+            None => LabelMap::load(path, own.as_ref()),
         };
         (args.semantic.iter())
-            .map(|path| scene(path, palette.as_ref()))
-            .collect::<Result<_, _>>()?
+            .map(|path| Ok(scene(path, load(path)?)))
+            .collect::<Result<_, Error>>()?
     } else if files.tokenizer.is_some() {
         return Err(Error::Request(
             "this model draws what a prompt says: give one".into(),
@@ -221,17 +221,16 @@ fn subjects(args: &SampleArgs, files: &ModelFiles) -> Result<Vec<Subject>, Error
     })
 }
 
-fn by_class(configs: &ModelConfigs, class: &str) -> Result<Subject, Error> {
-    let number = configs.class(class)?;
-    let name = configs.class_name(number);
+fn by_class(facts: &ModelFacts, class: &str) -> Result<Subject, Error> {
+    let number = facts.class(class)?;
+    let name = facts.class_name(number);
     let label = name.map_or_else(|| format!("class {number}"), str::to_owned);
     let record = [("class", number.into()), ("class_name", name.into())];
     Ok(Subject::new(Condition::Class(number), label, record))
 }
 
-fn scene(path: &Path, palette: Option<&Palette>) -> Result<Subject, Error> {
-    let map = LabelMap::load(path, palette)?;
-    let label = path.display().to_string();
-    let record = [("semantic", label.as_str().into())];
-    Ok(Subject::new(Condition::Labels(map), label, record))
+fn scene(path: &Path, map: LabelMap) -> Subject {
+    let label = path.file_name().unwrap_or_default().to_string_lossy();
+    let record = [("semantic", path.display().to_string().into())];
+    Subject::new(Condition::Labels(map), label, record)
 }
