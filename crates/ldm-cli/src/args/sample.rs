@@ -89,7 +89,8 @@ pub(crate) struct SampleArgs {
         value_name = "SEED,...",
         value_delimiter = ',',
         conflicts_with_all = ["seed", "count", "init_latents"],
-        allow_negative_numbers = true
+        allow_negative_numbers = true,
+        value_parser = seed
     )]
     pub(crate) seeds: Vec<u64>,
     /// Number of images of each prompt, class or mask [default: 1, or what fills --grid, or as many as --init-latents holds]
@@ -141,8 +142,8 @@ pub(crate) struct SampleArgs {
     /// Beside the sheet of --grid, write each image, with a number before the extension of --out
     #[arg(long, requires = "grid")]
     pub(crate) each: bool,
-    /// Also write how the images come about, or the way of --interpolate, as one moving picture: .gif, or .webp without loss. It shows what the
-    /// network takes each image for, decoded, and last the image
+    /// Also write a moving picture, .gif, or .webp without loss: how the images come about, by what the network takes them for meanwhile; or
+    /// the images of --interpolate one after the other
     #[arg(long, value_name = "FILE")]
     pub(crate) animate: Option<PathBuf>,
     /// Calls of the network between two pictures of --animate
@@ -193,6 +194,11 @@ impl FromStr for Grid {
             None => Err("a grid has the form COLSxROWS, such as 4x2; a prompt goes before a --grid without a size".into()),
         }
     }
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    (text.trim().parse())
+        .map_err(|_| "seeds are whole numbers from 0 on, with commas between them: 1,5,9".into())
 }
 
 /// Whatever is no negative number; whether there is such a class is for the model to say.
