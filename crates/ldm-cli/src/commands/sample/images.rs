@@ -54,42 +54,28 @@ impl Images {
         held: Option<usize>,
     ) -> Result<Self, Error> {
         let subjects = subjects(args, files)?;
+        let each = match args.count {
+            _ if !args.seeds.is_empty() => args.seeds.len(),
+            Some(count) => count as usize,
+            None => count(args, subjects.len(), held)?,
+        };
+        let frames = args.interpolate.map(|frames| frames as usize);
+        check_count(args, frames.unwrap_or(subjects.len().saturating_mul(each)))?;
         let keys = if args.seeds.is_empty() {
-            let count = match args.count {
-                Some(count) => count as usize,
-                None => count(args, subjects.len(), held)?,
-            };
             let key = |index| NoiseKey {
                 seed: args.seed,
                 index,
             };
-            (0..count as u64).map(key).collect()
+            (0..each as u64).map(key).collect()
         } else {
             let key = |&seed| NoiseKey { seed, index: 0 };
             args.seeds.iter().map(key).collect()
         };
-        let images = Self {
+        Ok(Self {
             subjects,
             keys,
-            frames: args.interpolate.map(|frames| frames as usize),
-        };
-        let count = images.count();
-        if count == 0 {
-            return Err(Error::Request("the latents hold no image".into()));
-        }
-        if count as u64 > MAX_IMAGES {
-            return Err(Error::Request(format!(
-                "{count} images are too many: at most {MAX_IMAGES} are drawn at once"
-            )));
-        }
-        if let Some(Some(Grid { columns, rows })) = args.grid
-            && columns.saturating_mul(rows) < count
-        {
-            return Err(Error::Request(format!(
-                "{count} images don't fit into the {columns} x {rows} of --grid"
-            )));
-        }
-        Ok(images)
+            frames,
+        })
     }
 
     pub(super) fn series(&self) -> Result<Series, Error> {
@@ -167,6 +153,25 @@ fn joined(first: &str, second: &str) -> String {
     match first.is_empty() || second.is_empty() {
         true => format!("{first}{second}"),
         false => format!("{first}, {second}"),
+    }
+}
+
+/// Whether so many images can be drawn, and fit into the sheet.
+fn check_count(args: &SampleArgs, count: usize) -> Result<(), Error> {
+    let refuse = |problem: String| Err(Error::Request(problem));
+    if count == 0 {
+        return refuse("the latents hold no image".into());
+    }
+    if count as u64 > MAX_IMAGES {
+        return refuse(format!(
+            "{count} images are too many: at most {MAX_IMAGES} are drawn at once"
+        ));
+    }
+    match args.grid.flatten() {
+        Some(Grid { columns, rows }) if columns.saturating_mul(rows) < count => refuse(format!(
+            "{count} images don't fit into the {columns} x {rows} of --grid"
+        )),
+        _ => Ok(()),
     }
 }
 
