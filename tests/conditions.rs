@@ -293,6 +293,9 @@ fn masks_are_labels_or_colours_of_a_palette() {
         &picture(&workspace, "two-3.png"),
         "one mask in two files",
     );
+    RgbImage::from_pixel(32, 16, Rgb(colors[0]))
+        .save(workspace.path("half.png"))
+        .unwrap();
     workspace.write("short.txt", "200 40 40\n40 200 40\n");
     workspace.write("wrong.txt", "200 40 40\nred\n");
     for (arguments, expected) in [
@@ -313,6 +316,10 @@ fn masks_are_labels_or_colours_of_a_palette() {
             &["no palette"],
         ),
         ("--semantic painted.png --palette none.txt", &["none.txt"]),
+        (
+            "--semantic painted.png --semantic half.png",
+            &["32 x 32 and 32 x 16"],
+        ),
         (
             "--semantic painted.png --semantic indices.png --seeds 1,2 --interpolate 3",
             &["two prompts or two classes"],

@@ -232,7 +232,10 @@ impl LatentDiffusion {
         if let Some(Condition::Labels(first)) = request.conditions.first()
             && [first.width, first.height] != [map.width, map.height]
         {
-            return refuse("the semantic masks differ in size".into());
+            return refuse(format!(
+                "the semantic masks differ in size, {} x {} and {} x {} pixels: those of one size are drawn together",
+                first.width, first.height, map.width, map.height
+            ));
         }
         let latent = self.latent_size(request)?;
         let rescaled = [map.height, map.width].map(|side| side >> config.n_stages);

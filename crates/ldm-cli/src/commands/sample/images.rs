@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ldm_pipeline::{
     Error,
-    generate::{Condition, LabelMap, NoiseKey, Palette, Series, read_prompts, share},
+    generate::{Condition, LabelMap, NoiseKey, Palette, Series, read_prompts},
     model::{ModelFacts, ModelFiles},
 };
 use serde_json::{Map, Value};
@@ -113,7 +113,7 @@ impl Images {
         Some((
             self.subjects.get(1),
             self.keys.get(1).copied(),
-            share(index, frames),
+            Series::share(index, frames),
         ))
     }
 
