@@ -30,6 +30,7 @@ fn wrong_usage() {
         ("sample cat --model m --prompts list.txt", "--prompts"),
         ("sample cat --model m --class 3", "--class"),
         ("sample cat --model m --seeds 1,x", "'x' for '--seeds"),
+        ("sample cat --model m --seeds 1-5", "1,5,9"),
         ("sample cat --model m --seeds 1 --seed 2", "--seed"),
         ("sample cat --model m --seeds 1 --count 2", "--count"),
         ("sample cat --model m --grid 4", "'4' for '--grid"),

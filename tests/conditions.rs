@@ -1,11 +1,17 @@
-//! Models of classes and semantic masks, trained and drawn from on tiny data; pictures to start from.
+//! Models of classes and semantic masks, trained and drawn from on tiny data, by numbers, names and colours; pictures to start from.
 
 mod support;
 
-use std::fs;
+use std::{fs, path::Path};
 
 use image::{GrayImage, Luma, Rgb, RgbImage};
-use support::{CONFIG, Workspace, stderr, succeeded, write_pictures};
+use serde_json::{Value, json};
+use support::{
+    CONFIG, Workspace,
+    pictures::{assert_alike, picture, record, set_fact, with_model},
+    refusals::refused_naming,
+    stderr, succeeded, write_pictures,
+};
 
 /// [`CONFIG`] with another condition in place of its text.
 fn config_with(condition: &str) -> String {
@@ -19,8 +25,13 @@ fn config_with(condition: &str) -> String {
     format!("{before}{condition}\n{preview}\n").replace("flip = 0.5", "flip = 0.0")
 }
 
-fn picture(workspace: &Workspace, name: &str) -> RgbImage {
-    image::open(workspace.path(name)).unwrap().into_rgb8()
+fn write_indexed(path: &Path, [width, height]: [u32; 2], colors: &[[u8; 3]], indices: &[u8]) {
+    let mut encoder = png::Encoder::new(fs::File::create(path).unwrap(), width, height);
+    encoder.set_color(png::ColorType::Indexed);
+    encoder.set_palette(colors.as_flattened().to_vec());
+    let mut writer = encoder.write_header().unwrap();
+    writer.write_image_data(indices).unwrap();
+    writer.finish().unwrap();
 }
 
 #[test]
@@ -71,13 +82,9 @@ fn scenes_are_learned_from_masks_and_drawn_by_one() {
         let label = |x: u32, y: u32| ((x / 10 + (top + y) / 9 + number) % 5) as u8;
         let pixels: Vec<u8> = (0..40 * height).map(|at| label(at % 40, at / 40)).collect();
         let path = workspace.path(&format!("masks/{number}.png"));
-        let mut encoder = png::Encoder::new(fs::File::create(path).unwrap(), 40, height);
-        encoder.set_color(png::ColorType::Indexed);
         // A sixth colour without a label, as other programs write them.
-        encoder.set_palette((0..18).map(|level| 10 * level).collect::<Vec<u8>>());
-        let mut writer = encoder.write_header().unwrap();
-        writer.write_image_data(&pixels).unwrap();
-        writer.finish().unwrap();
+        let colors = [0, 30, 60, 90, 120, 150].map(|level| [level, level + 10, level + 20]);
+        write_indexed(&path, [40, height], &colors, &pixels);
     };
     for number in 0..8 {
         mask(number, 0, 36);
@@ -135,6 +142,201 @@ fn scenes_are_learned_from_masks_and_drawn_by_one() {
     assert_eq!(
         picture(&workspace, "drawn-colour.png"),
         picture(&workspace, "drawn-b.png")
+    );
+}
+
+#[test]
+fn classes_have_numbers_and_names() {
+    let workspace = with_model("class-vq-f4");
+    let options = "--model m --steps 2";
+    refused_naming(
+        &workspace,
+        &format!("sample {options} --class goldfish"),
+        1,
+        &["\"goldfish\"", "number"],
+    );
+    workspace.run(&format!("sample {options} --class 1 --out nameless.png"));
+    let found = record(&workspace, "nameless.png");
+    assert_eq!(
+        [&found["class"], &found["class_name"]],
+        [&json!(1), &Value::Null]
+    );
+
+    set_fact(
+        &workspace,
+        "classes",
+        json!([
+            "tench, Tinca tinca",
+            "goldfish",
+            "great white shark",
+            "crane",
+            "crane"
+        ]),
+    );
+    assert!(workspace.run("info m").contains("goldfish"));
+    let classes = [
+        "--class",
+        "Goldfish",
+        "--class",
+        "2",
+        "--class",
+        "tinca tinca",
+    ];
+    let output = workspace
+        .command(&format!("sample {options} --out named.png"))
+        .args(classes)
+        .output()
+        .unwrap();
+    succeeded(output);
+    for (index, class) in [1, 2, 0].into_iter().enumerate() {
+        let name = format!("named-{index}.png");
+        let found = record(&workspace, &name);
+        assert_eq!(found["class"], class);
+        workspace.run(&format!(
+            "sample {options} --class {class} --out numbered.png"
+        ));
+        let [named, numbered] = [&name, "numbered.png"].map(|name| picture(&workspace, name));
+        assert_alike(&named, &numbered, &name);
+    }
+    assert_eq!(
+        record(&workspace, "named-1.png")["class_name"],
+        "great white shark"
+    );
+    assert_ne!(
+        picture(&workspace, "named-0.png"),
+        picture(&workspace, "named-1.png")
+    );
+
+    workspace.run(&format!(
+        "sample {options} --class goldfish --class tench --interpolate 3 --out way.png"
+    ));
+    assert_alike(
+        &picture(&workspace, "way-2.png"),
+        &picture(&workspace, "named-2.png"),
+        "the end of the way",
+    );
+    for (class, expected) in [
+        ("goldfsh", "did you mean \"goldfish\""),
+        ("zebra", "tench, Tinca tinca, goldfish"),
+        ("crane", "[3, 4]"),
+        ("11", "0 to 10"),
+    ] {
+        let arguments = format!("sample {options} --class {class} --out no.png");
+        refused_naming(&workspace, &arguments, 1, &[expected]);
+    }
+    refused_naming(&workspace, "sample --model m --class -1", 2, &["from 0"]);
+}
+
+#[test]
+fn masks_are_labels_or_colours_of_a_palette() {
+    let workspace = with_model("semantic-vq-f4");
+    let colors = [[200, 40, 40], [40, 200, 40], [40, 40, 200]];
+    let label = |x: u32, y: u32| ((x / 11 + y / 16) % 3) as u8;
+    let indices: Vec<u8> = (0..32 * 32).map(|at| label(at % 32, at / 32)).collect();
+    write_indexed(&workspace.path("indices.png"), [32, 32], &colors, &indices);
+    let mut painted = RgbImage::from_fn(32, 32, |x, y| image::Rgb(colors[label(x, y) as usize]));
+    painted.save(workspace.path("painted.png")).unwrap();
+    // The same picture as an editor may save it, with its colours in another order.
+    let [first, second, third] = colors;
+    write_indexed(
+        &workspace.path("reordered.png"),
+        [32, 32],
+        &[third, first, second],
+        &indices
+            .iter()
+            .map(|index| (index + 1) % 3)
+            .collect::<Vec<_>>(),
+    );
+    painted.put_pixel(7, 3, image::Rgb([199, 40, 41]));
+    painted.save(workspace.path("stained.png")).unwrap();
+    workspace.write(
+        "palette.txt",
+        "# red, green, blue\n200 40 40 hair\n40 200 40 skin\n40 40 200 clothes\n",
+    );
+
+    let draw = |arguments: &str| {
+        workspace.run(&format!(
+            "sample --model m --steps 2 {arguments} --out out.png"
+        ));
+        picture(&workspace, "out.png")
+    };
+    let expected = draw("--semantic indices.png");
+    assert_eq!(
+        draw("--semantic painted.png --palette palette.txt"),
+        expected
+    );
+    let found = record(&workspace, "out.png");
+    assert_eq!(
+        [&found["semantic"], &found["palette"]],
+        [&json!("painted.png"), &json!("palette.txt")]
+    );
+    assert_eq!(
+        draw("--semantic painted.png --palette indices.png"),
+        expected
+    );
+    assert_eq!(
+        draw("--semantic reordered.png --palette palette.txt"),
+        expected
+    );
+    refused_naming(
+        &workspace,
+        "sample --model m --semantic painted.png",
+        1,
+        &["painted.png", "--palette"],
+    );
+    set_fact(&workspace, "palette", json!(colors));
+    assert_eq!(draw("--semantic painted.png"), expected);
+
+    workspace.run("sample --model m --steps 2 --semantic indices.png --semantic painted.png --seeds 1,2 --out two.png");
+    assert_alike(
+        &picture(&workspace, "two-1.png"),
+        &picture(&workspace, "two-3.png"),
+        "one mask in two files",
+    );
+    RgbImage::from_pixel(32, 16, Rgb(colors[0]))
+        .save(workspace.path("half.png"))
+        .unwrap();
+    workspace.write("short.txt", "200 40 40\n40 200 40\n");
+    workspace.write("wrong.txt", "200 40 40\nred\n");
+    for (arguments, expected) in [
+        (
+            "--semantic stained.png",
+            &["stained.png", "(7, 3)", "(199, 40, 41)", "label 0"][..],
+        ),
+        (
+            "--semantic painted.png --palette short.txt",
+            &["painted.png", "(22, 0)", "(40, 40, 200)"],
+        ),
+        (
+            "--semantic painted.png --palette wrong.txt",
+            &["wrong.txt", "line 2"],
+        ),
+        (
+            "--semantic painted.png --palette painted.png",
+            &["no palette"],
+        ),
+        ("--semantic painted.png --palette none.txt", &["none.txt"]),
+        (
+            "--semantic painted.png --semantic half.png",
+            &["32 x 32 and 32 x 16"],
+        ),
+        (
+            "--semantic painted.png --semantic indices.png --seeds 1,2 --interpolate 3",
+            &["two prompts or two classes"],
+        ),
+    ] {
+        refused_naming(
+            &workspace,
+            &format!("sample --model m {arguments}"),
+            1,
+            expected,
+        );
+    }
+    refused_naming(
+        &workspace,
+        "sample --model m --palette palette.txt",
+        2,
+        &["--semantic"],
     );
 }
 

@@ -4,8 +4,11 @@ mod support;
 
 use std::{fs, path::Path};
 
-use image::RgbImage;
-use support::{CONFIG, Workspace, stderr, succeeded, vq_config};
+use support::{
+    CONFIG, Workspace,
+    pictures::{assert_alike, picture, record},
+    stderr, succeeded, vq_config,
+};
 
 #[test]
 fn from_pictures_to_samples() {
@@ -105,33 +108,25 @@ fn sampling_is_reproducible(workspace: &Workspace) {
     assert_eq!(read("once.png"), read("twice.png"));
     sample("--seed 4 --out other.png");
     assert_ne!(
-        pixels(workspace, "once.png"),
-        pixels(workspace, "other.png")
+        picture(workspace, "once.png"),
+        picture(workspace, "other.png")
     );
 
     // An image depends on its number, not on what it is drawn together with.
     sample("--sampler ddpm --count 3 --batch 3 --out together.png");
     sample("--sampler ddpm --count 3 --batch 1 --out alone.png");
     for number in 0..3 {
-        let together = pixels(workspace, &format!("together-{number}.png"));
-        let alone = pixels(workspace, &format!("alone-{number}.png"));
-        let difference = together
-            .iter()
-            .zip(alone.iter())
-            .map(|(a, b)| a.abs_diff(*b))
-            .max();
-        assert!(
-            difference <= Some(1),
-            "image {number} differs by {difference:?}"
-        );
+        let together = picture(workspace, &format!("together-{number}.png"));
+        let alone = picture(workspace, &format!("alone-{number}.png"));
+        assert_alike(&together, &alone, &format!("image {number}"));
     }
     assert_ne!(
-        pixels(workspace, "alone-0.png"),
-        pixels(workspace, "alone-1.png")
+        picture(workspace, "alone-0.png"),
+        picture(workspace, "alone-1.png")
     );
 
     sample("--width 48 --height 16 --out wide.png");
-    assert_eq!(pixels(workspace, "wide.png").dimensions(), (48, 16));
+    assert_eq!(picture(workspace, "wide.png").dimensions(), (48, 16));
 }
 
 fn pictures_carry_their_request(workspace: &Workspace) {
@@ -141,7 +136,7 @@ fn pictures_carry_their_request(workspace: &Workspace) {
         .output()
         .unwrap();
     succeeded(output);
-    let text = request_in(&workspace.path("new/folder/fox-1.png"));
+    let text = record(workspace, "new/folder/fox-1.png");
     assert_eq!(text["prompt"], "ein Fuchs 🦊, \"rot\"");
     assert_eq!(
         (&text["seed"], &text["steps"], &text["image"]),
@@ -160,7 +155,7 @@ fn reconstructions(workspace: &Workspace) {
     let files = workspace.files("pairs");
     assert_eq!(files.keys().collect::<Vec<_>>(), ["0.png", "3.png"]);
     // Original and reconstruction side by side, 40 pixels each.
-    assert!(pixels(workspace, "pairs/0.png").width() >= 80);
+    assert!(picture(workspace, "pairs/0.png").width() >= 80);
 }
 
 fn what_info_says(workspace: &Workspace) {
@@ -249,7 +244,7 @@ fn a_first_stage_with_a_codebook() {
     );
 
     workspace.run("sample picture --model run --steps 2");
-    assert_eq!(pixels(&workspace, "sample.png").dimensions(), (32, 32));
+    assert_eq!(picture(&workspace, "sample.png").dimensions(), (32, 32));
     workspace.run("reconstruct data/1.png --model run --out pairs");
 
     // A longer training goes on where this one ended; another codebook is another model.
@@ -273,7 +268,7 @@ fn without_text_there_is_nothing_to_prompt() {
     workspace
         .run("train all plain.toml --data data --out run --steps 2 --set stage2.preview.steps=2");
     workspace.run("sample --model run --steps 2");
-    assert_eq!(pixels(&workspace, "sample.png").dimensions(), (32, 32));
+    assert_eq!(picture(&workspace, "sample.png").dimensions(), (32, 32));
     assert!(!workspace.path("run/model/bert").exists());
     assert!(workspace.run("info run").contains("unconditional"));
 }
@@ -382,23 +377,6 @@ fn json(text: &str) -> serde_json::Value {
 
 fn json_file(path: &Path) -> serde_json::Value {
     json(&fs::read_to_string(path).unwrap())
-}
-
-fn pixels(workspace: &Workspace, name: &str) -> RgbImage {
-    image::open(workspace.path(name)).unwrap().into_rgb8()
-}
-
-/// The JSON in the text chunk `ldm` of a PNG.
-fn request_in(path: &Path) -> serde_json::Value {
-    let file = std::io::BufReader::new(fs::File::open(path).unwrap());
-    let reader = png::Decoder::new(file).read_info().unwrap();
-    let chunk = reader
-        .info()
-        .utf8_text
-        .iter()
-        .find(|chunk| chunk.keyword == "ldm")
-        .expect("the chunk is there");
-    json(&chunk.get_text().unwrap())
 }
 
 /// The paper's numbers of parameters, as `ldm info` prints them for the presets.

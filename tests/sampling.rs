@@ -1,47 +1,24 @@
 //! What `ldm sample` offers beyond one image of one prompt: several subjects and seeds, sheets, moving pictures, ways from one image to
-//! another, names and colours, and the model that comes with the program.
+//! another, and the model that comes with the program.
 
 mod support;
 
 use std::{
     fs::{self, File},
     io::BufReader,
-    path::Path,
 };
 
 use image::{
     AnimationDecoder, DynamicImage, RgbImage,
     codecs::{gif::GifDecoder, webp::WebPDecoder},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use support::{
     Workspace, copy_folder,
+    pictures::{assert_alike, picture, record, with_model},
     refusals::{error_text, refused_naming},
     stderr, succeeded,
 };
-
-/// A workspace with a fixture's network of random weights as the model directory `m`.
-fn with_model(fixture: &str) -> Workspace {
-    let workspace = Workspace::empty();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/compvis");
-    let model = root.join(fixture).join("model.ckpt");
-    workspace.run(&format!("convert {} m", model.display()));
-    workspace
-}
-
-fn picture(workspace: &Workspace, name: &str) -> RgbImage {
-    image::open(workspace.path(name)).unwrap().into_rgb8()
-}
-
-/// The request in a PNG.
-fn record(workspace: &Workspace, name: &str) -> Value {
-    let file = BufReader::new(File::open(workspace.path(name)).unwrap());
-    let reader = png::Decoder::new(file).read_info().unwrap();
-    let chunk = (reader.info().utf8_text.iter())
-        .find(|chunk| chunk.keyword == "ldm")
-        .expect("a picture carries its request");
-    serde_json::from_str(&chunk.get_text().unwrap()).unwrap()
-}
 
 /// The pictures of an animation.
 fn frames(workspace: &Workspace, name: &str) -> Vec<RgbImage> {
@@ -54,15 +31,6 @@ fn frames(workspace: &Workspace, name: &str) -> Vec<RgbImage> {
     frames
         .map(|frame| DynamicImage::ImageRgba8(frame.unwrap().into_buffer()).into_rgb8())
         .collect()
-}
-
-/// Kernels may round otherwise for another number of images.
-#[track_caller]
-fn assert_same(a: &RgbImage, b: &RgbImage, what: &str) {
-    assert_eq!(a.dimensions(), b.dimensions(), "{what}");
-    let pairs = a.as_raw().iter().zip(b.as_raw());
-    let difference = pairs.map(|(a, b)| a.abs_diff(*b)).max();
-    assert!(difference <= Some(1), "{what}: {difference:?}");
 }
 
 #[test]
@@ -95,7 +63,7 @@ fn prompts_and_seeds_are_drawn_together_as_alone() {
         let alone = workspace.command(&options).arg(prompt).output().unwrap();
         succeeded(alone);
         let [together, alone] = [&name, "alone.png"].map(|name| picture(&workspace, name));
-        assert_same(&together, &alone, &name);
+        assert_alike(&together, &alone, &name);
     }
     let all: Vec<RgbImage> = (0..4)
         .map(|index| picture(&workspace, &format!("all-{index}.png")))
@@ -104,6 +72,14 @@ fn prompts_and_seeds_are_drawn_together_as_alone() {
         all[0] != all[1] && all[0] != all[2],
         "nothing has an effect"
     );
+
+    let spaced = workspace
+        .command_of(&["sample", "red heart", "--seeds", "5, 9", "--out", "5.png"])
+        .args(options.split_whitespace())
+        .output()
+        .unwrap();
+    succeeded(spaced);
+    assert_alike(&picture(&workspace, "5-1.png"), &all[1], "5-1.png");
 
     // Without a list of seeds each prompt has all images of the one.
     workspace.run(&format!(
@@ -114,7 +90,7 @@ fn prompts_and_seeds_are_drawn_together_as_alone() {
         [&found["prompt"], &found["seed"], &found["image"]],
         [&json!("blue apple"), &json!(5), &json!(1)]
     );
-    assert_same(
+    assert_alike(
         &picture(&workspace, "counted-2.png"),
         &all[2],
         "counted-2.png",
@@ -164,6 +140,9 @@ fn a_grid_holds_all_images_with_captions() {
     refused_naming(&workspace, &format!("{bad} 3x1"), 1, &["3 x 1", "--count"]);
     let many = format!("{bad} 3x1 --count 2");
     refused_naming(&workspace, &many, 1, &["4 images", "3 x 1"]);
+    // Found out before so many are thought of.
+    let huge = "sample heart --model m --grid 100000x100000";
+    refused_naming(&workspace, huge, 1, &["10000000000 images", "at most"]);
     refused_naming(
         &workspace,
         "sample --grid heart",
@@ -219,9 +198,28 @@ fn the_way_of_an_image_is_a_moving_picture() {
             &["--animate-every"],
         ),
     ] {
-        let arguments = format!("sample heart --model m {arguments} --out no.png");
+        let arguments = format!("sample heart --model m {arguments} --out new-folder/no.png");
         refused_naming(&workspace, &arguments, status, expected);
     }
+}
+
+#[test]
+fn a_sheet_may_be_wider_than_a_moving_picture() {
+    let workspace = with_model("text-kl-f8");
+    // 120 of 128 pixels and the gaps between them are more than the 16384 of WebP.
+    let options = "--model m --steps 1 --grid 120x1 --out sheet.png --animate wide.webp";
+    refused_naming(
+        &workspace,
+        &format!("sample heart --count 120 {options}"),
+        1,
+        &["too many for a picture of this animation", "smaller"],
+    );
+    // The way of an interpolation shows one image after the other.
+    workspace.run(&format!(
+        "sample heart --seeds 1,2 --interpolate 120 {options}"
+    ));
+    assert!(picture(&workspace, "sheet.png").width() > 1 << 14);
+    assert_eq!(frames(&workspace, "wide.webp").len(), 120);
 }
 
 #[test]
@@ -232,7 +230,7 @@ fn an_interpolation_leads_from_one_image_to_the_other() {
         for (index, alone) in [(0, first_alone), (last, last_alone)] {
             workspace.run(&format!("sample {alone} {options} --out alone.png"));
             let what = format!("{way}-{index}.png");
-            assert_same(
+            assert_alike(
                 &picture(&workspace, &what),
                 &picture(&workspace, "alone.png"),
                 &what,
@@ -296,198 +294,6 @@ fn an_interpolation_leads_from_one_image_to_the_other() {
     }
 }
 
-/// Writes what `ldm.json` of the model has under a key.
-fn set_fact(workspace: &Workspace, key: &str, value: Value) {
-    let path = workspace.path("m/ldm.json");
-    let mut facts: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    facts[key] = value;
-    fs::write(path, facts.to_string()).unwrap();
-}
-
-#[test]
-fn classes_have_numbers_and_names() {
-    let workspace = with_model("class-vq-f4");
-    let options = "--model m --steps 2";
-    refused_naming(
-        &workspace,
-        &format!("sample {options} --class goldfish"),
-        1,
-        &["\"goldfish\"", "number"],
-    );
-    workspace.run(&format!("sample {options} --class 1 --out nameless.png"));
-    let found = record(&workspace, "nameless.png");
-    assert_eq!(
-        [&found["class"], &found["class_name"]],
-        [&json!(1), &Value::Null]
-    );
-
-    set_fact(
-        &workspace,
-        "classes",
-        json!([
-            "tench, Tinca tinca",
-            "goldfish",
-            "great white shark",
-            "crane",
-            "crane"
-        ]),
-    );
-    assert!(workspace.run("info m").contains("goldfish"));
-    let output = workspace
-        .command_of(&[
-            "sample",
-            "--model",
-            "m",
-            "--steps",
-            "2",
-            "--class",
-            "Goldfish",
-            "--class",
-            "2",
-            "--class",
-            "tinca tinca",
-            "--out",
-            "named.png",
-        ])
-        .output()
-        .unwrap();
-    succeeded(output);
-    for (index, class) in [1, 2, 0].into_iter().enumerate() {
-        let name = format!("named-{index}.png");
-        let found = record(&workspace, &name);
-        assert_eq!(found["class"], class);
-        workspace.run(&format!(
-            "sample {options} --class {class} --out numbered.png"
-        ));
-        let [named, numbered] = [&name, "numbered.png"].map(|name| picture(&workspace, name));
-        assert_same(&named, &numbered, &name);
-    }
-    assert_eq!(
-        record(&workspace, "named-1.png")["class_name"],
-        "great white shark"
-    );
-    assert_ne!(
-        picture(&workspace, "named-0.png"),
-        picture(&workspace, "named-1.png")
-    );
-
-    workspace.run(&format!(
-        "sample {options} --class goldfish --class tench --interpolate 3 --out way.png"
-    ));
-    assert_same(
-        &picture(&workspace, "way-2.png"),
-        &picture(&workspace, "named-2.png"),
-        "the end of the way",
-    );
-    for (class, expected) in [
-        ("goldfsh", "did you mean \"goldfish\""),
-        ("zebra", "tench, Tinca tinca, goldfish"),
-        ("crane", "[3, 4]"),
-        ("11", "0 to 10"),
-    ] {
-        let arguments = format!("sample {options} --class {class} --out no.png");
-        refused_naming(&workspace, &arguments, 1, &[expected]);
-    }
-    refused_naming(&workspace, "sample --model m --class -1", 2, &["from 0"]);
-}
-
-#[test]
-fn masks_are_labels_or_colours_of_a_palette() {
-    let workspace = with_model("semantic-vq-f4");
-    let colors = [[200, 40, 40], [40, 200, 40], [40, 40, 200]];
-    let label = |x: u32, y: u32| ((x / 11 + y / 16) % 3) as u8;
-    let indices: Vec<u8> = (0..32 * 32).map(|at| label(at % 32, at / 32)).collect();
-    let file = File::create(workspace.path("indices.png")).unwrap();
-    let mut encoder = png::Encoder::new(file, 32, 32);
-    encoder.set_color(png::ColorType::Indexed);
-    encoder.set_palette(colors.as_flattened().to_vec());
-    let mut writer = encoder.write_header().unwrap();
-    writer.write_image_data(&indices).unwrap();
-    writer.finish().unwrap();
-    let mut painted = RgbImage::from_fn(32, 32, |x, y| image::Rgb(colors[label(x, y) as usize]));
-    painted.save(workspace.path("painted.png")).unwrap();
-    painted.put_pixel(7, 3, image::Rgb([199, 40, 41]));
-    painted.save(workspace.path("stained.png")).unwrap();
-    workspace.write(
-        "palette.txt",
-        "# red, green, blue\n200 40 40 hair\n40 200 40 skin\n40 40 200 clothes\n",
-    );
-
-    let draw = |arguments: &str| {
-        workspace.run(&format!(
-            "sample --model m --steps 2 {arguments} --out out.png"
-        ));
-        picture(&workspace, "out.png")
-    };
-    let expected = draw("--semantic indices.png");
-    assert_eq!(
-        draw("--semantic painted.png --palette palette.txt"),
-        expected
-    );
-    let found = record(&workspace, "out.png");
-    assert_eq!(
-        [&found["semantic"], &found["palette"]],
-        [&json!("painted.png"), &json!("palette.txt")]
-    );
-    assert_eq!(
-        draw("--semantic painted.png --palette indices.png"),
-        expected
-    );
-    refused_naming(
-        &workspace,
-        "sample --model m --semantic painted.png",
-        1,
-        &["painted.png", "--palette"],
-    );
-    set_fact(&workspace, "palette", json!(colors));
-    assert_eq!(draw("--semantic painted.png"), expected);
-
-    workspace.run("sample --model m --steps 2 --semantic indices.png --semantic painted.png --seeds 1,2 --out two.png");
-    assert_same(
-        &picture(&workspace, "two-1.png"),
-        &picture(&workspace, "two-3.png"),
-        "one mask in two files",
-    );
-    workspace.write("short.txt", "200 40 40\n40 200 40\n");
-    workspace.write("wrong.txt", "200 40 40\nred\n");
-    for (arguments, expected) in [
-        (
-            "--semantic stained.png",
-            &["stained.png", "(7, 3)", "(199, 40, 41)", "label 0"][..],
-        ),
-        (
-            "--semantic painted.png --palette short.txt",
-            &["painted.png", "(22, 0)", "(40, 40, 200)"],
-        ),
-        (
-            "--semantic painted.png --palette wrong.txt",
-            &["wrong.txt", "line 2"],
-        ),
-        (
-            "--semantic painted.png --palette painted.png",
-            &["no palette"],
-        ),
-        ("--semantic painted.png --palette none.txt", &["none.txt"]),
-        (
-            "--semantic painted.png --semantic indices.png --seeds 1,2 --interpolate 3",
-            &["two prompts or two classes"],
-        ),
-    ] {
-        refused_naming(
-            &workspace,
-            &format!("sample --model m {arguments}"),
-            1,
-            expected,
-        );
-    }
-    refused_naming(
-        &workspace,
-        "sample --model m --palette palette.txt",
-        2,
-        &["--semantic"],
-    );
-}
-
 #[test]
 fn without_a_model_the_one_that_comes_with_the_program_is_used() {
     let workspace = with_model("text-kl-f8");
@@ -549,5 +355,7 @@ fn without_a_model_the_one_that_comes_with_the_program_is_used() {
     for expected in ["nowhere/twemoji-64", "--model", "LDM_MODELS"] {
         assert!(said.contains(expected), "{said}");
     }
+    // An empty variable is none.
+    assert!(stderr(&elsewhere("")).contains("models/twemoji-64"));
     refused_naming(&workspace, "sample heart --yaml m.yaml", 2, &["--model"]);
 }

@@ -3,6 +3,7 @@
 // Each test binary uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod pictures;
 pub(crate) mod refusals;
 pub(crate) mod runs;
 

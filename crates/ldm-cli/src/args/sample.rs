@@ -30,7 +30,7 @@ pub(crate) struct SampleArgs {
     /// What to lead away from
     #[arg(long, value_name = "PROMPT", default_value = "")]
     pub(crate) negative: String,
-    /// Class to draw, by its number from 0 or its name, for a class-conditional model; may be repeated
+    /// Class to draw, by its name or its number from 0, for a class-conditional model; may be repeated
     #[arg(
         long,
         value_name = "CLASS",
@@ -39,12 +39,12 @@ pub(crate) struct SampleArgs {
         value_parser = class
     )]
     pub(crate) class: Vec<String>,
-    /// Scene to draw, for a model of semantic masks: a PNG whose pixels are labels (palette index or grey level), or in the colours of a
-    /// palette; may be repeated
+    /// Scene to draw, for a model of semantic masks: a PNG whose pixels are labels (palette index or grey level), or have the colours of
+    /// labels; may be repeated
     #[arg(long, value_name = "PNG", conflicts_with_all = ["prompt", "prompts", "class"])]
     pub(crate) semantic: Vec<PathBuf>,
-    /// Colours of the labels in --semantic: lines of `RED GREEN BLUE NAME` from label 0 on, or a PNG with a palette [default: the
-    /// model's own]
+    /// Colours of the labels in --semantic, whose pixels are then read by their colours alone: lines of `RED GREEN BLUE NAME` from label 0
+    /// on, or a PNG with a palette [default: the model's own, for a PNG in colour]
     #[arg(long, value_name = "FILE", requires = "semantic")]
     pub(crate) palette: Option<PathBuf>,
     /// Picture to start from
@@ -89,7 +89,8 @@ pub(crate) struct SampleArgs {
         value_name = "SEED,...",
         value_delimiter = ',',
         conflicts_with_all = ["seed", "count", "init_latents"],
-        allow_negative_numbers = true
+        allow_negative_numbers = true,
+        value_parser = seed
     )]
     pub(crate) seeds: Vec<u64>,
     /// Number of images of each prompt, class or mask [default: 1, or what fills --grid, or as many as --init-latents holds]
@@ -141,8 +142,8 @@ pub(crate) struct SampleArgs {
     /// Beside the sheet of --grid, write each image, with a number before the extension of --out
     #[arg(long, requires = "grid")]
     pub(crate) each: bool,
-    /// Also write how the images come about, or the way of --interpolate, as one moving picture: .gif, or .webp without loss. It shows what the
-    /// network takes each image for, decoded, and last the image
+    /// Also write a moving picture, .gif, or .webp without loss: how the images come about, by what the network takes them for meanwhile; or
+    /// the images of --interpolate one after the other
     #[arg(long, value_name = "FILE")]
     pub(crate) animate: Option<PathBuf>,
     /// Calls of the network between two pictures of --animate
@@ -193,6 +194,11 @@ impl FromStr for Grid {
             None => Err("a grid has the form COLSxROWS, such as 4x2; a prompt goes before a --grid without a size".into()),
         }
     }
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    (text.trim().parse())
+        .map_err(|_| "seeds are whole numbers from 0 on, with commas between them: 1,5,9".into())
 }
 
 /// Whatever is no negative number; whether there is such a class is for the model to say.

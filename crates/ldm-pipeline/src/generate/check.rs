@@ -75,6 +75,19 @@ impl LatentDiffusion {
         }
     }
 
+    /// Largest number of [`Drawn::frames`](super::Drawn::frames).
+    ///
+    /// # Errors
+    /// If the sampler can't be built.
+    pub fn frame_count(&self, request: &Request) -> Result<usize, Error> {
+        let Some(every) = request.frames_every else {
+            return Ok(0);
+        };
+        let sampler =
+            (request.sampler).build(&self.configs.scheduler, request.steps, request.eta)?;
+        Ok(sampler.timesteps().len().div_ceil(every.max(1)))
+    }
+
     /// Height and width of the latents.
     pub(super) fn latent_size(&self, request: &Request) -> Result<[usize; 2], Error> {
         let factor = self.configs.first_stage.factor();
@@ -148,9 +161,9 @@ impl LatentDiffusion {
                     check_blend(blend)?;
                     self.check_condition(request, num_classes, &blend.from)?;
                     self.check_condition(request, num_classes, &blend.to)?;
-                    if self.configs.unet.cross_attention_dim.is_none() {
+                    if conditioner.is_none() || self.configs.unet.has_classes() {
                         return refuse(
-                            "this model attends to no context that could be mixed".into(),
+                            "this model's classes aren't contexts, which could be mixed".into(),
                         );
                     }
                 }
@@ -219,7 +232,10 @@ impl LatentDiffusion {
         if let Some(Condition::Labels(first)) = request.conditions.first()
             && [first.width, first.height] != [map.width, map.height]
         {
-            return refuse("the semantic masks differ in size".into());
+            return refuse(format!(
+                "the semantic masks differ in size, {} x {} and {} x {} pixels: those of one size are drawn together",
+                first.width, first.height, map.width, map.height
+            ));
         }
         let latent = self.latent_size(request)?;
         let rescaled = [map.height, map.width].map(|side| side >> config.n_stages);

@@ -32,61 +32,41 @@ impl LabelMap {
         palette: Option<&Palette>,
         mapping: &LabelMapping,
     ) -> Result<Self, Error> {
-        let malformed = |problem: String| Error::Malformed {
-            path: path.into(),
-            problem,
-        };
-        let file = File::open(path).map_err(|source| Error::Read {
-            path: path.into(),
-            source,
-        })?;
-        let mut decoder = png::Decoder::new(BufReader::new(file));
-        decoder.set_transformations(png::Transformations::IDENTITY);
-        let mut reader = (decoder.read_info())
-            .map_err(|error| malformed(format!("a semantic mask is a PNG file: {error}")))?;
-        let (width, height) = reader.info().size();
-        let (color, depth) = reader.output_color_type();
-        let in_color = matches!(color, png::ColorType::Rgb | png::ColorType::Rgba);
-        if color == png::ColorType::GrayscaleAlpha || in_color && palette.is_none() {
-            return Err(malformed(
-                "a semantic mask has one label per pixel: a PNG with a palette, or in grey, or in colours of which --palette gives the labels, or `stage2.semantic.palette` in training"
-                    .into(),
-            ));
-        }
-        if in_color && depth != png::BitDepth::Eight {
-            return Err(malformed(
-                "a semantic mask in colour has 8 bits, not 16".into(),
-            ));
-        }
-        if u64::from(width) * u64::from(height) > MAX_PIXELS {
-            return Err(malformed(format!("{width} x {height} pixels are too many")));
-        }
-        let size = reader
-            .output_buffer_size()
-            .ok_or_else(|| malformed("it is too large".into()))?;
-        let mut bytes = vec![0; size];
-        let frame = (reader.next_frame(&mut bytes))
-            .map_err(|error| malformed(format!("it is damaged: {error}")))?;
-        let (width, height) = (width as usize, height as usize);
-        let rows = bytes[..frame.buffer_size()].chunks_exact(frame.line_size);
-        let labels = match palette.filter(|_| in_color) {
-            Some(palette) => rows
-                .enumerate()
-                .flat_map(|(y, row)| {
-                    let pixels = row.chunks_exact(color.samples()).enumerate();
-                    pixels.map(move |(x, pixel)| label(pixel, [x, y], palette))
+        let mask = Mask::open(path, png::Transformations::IDENTITY)?;
+        let (color, depth) = mask.reader.output_color_type();
+        match (color, palette) {
+            (png::ColorType::Grayscale | png::ColorType::Indexed, _) => {
+                mask.labels(|row, width| {
+                    let values = unpack(row, depth, width).into_iter();
+                    Ok(values.map(|value| mapping.label(value)).collect())
                 })
-                .collect::<Result<_, _>>()
-                .map_err(malformed)?,
-            None => rows
-                .flat_map(|row| unpack(row, depth, width))
-                .map(|value| mapping.label(value))
-                .collect(),
-        };
-        Ok(Self {
-            width,
-            height,
-            labels,
+            }
+            (png::ColorType::Rgb | png::ColorType::Rgba, Some(palette)) => {
+                Self::load_painted(path, palette)
+            }
+            _ => Err(mask.malformed(
+                "a semantic mask has one label per pixel: a PNG with a palette, or in grey, or in colours of which --palette gives the labels, or `stage2.semantic.palette` in training",
+            )),
+        }
+    }
+
+    /// Reads a PNG file whose pixels have the colours of `palette`, also where they are stored as grey values, or as indices of the
+    /// file's own palette.
+    ///
+    /// # Errors
+    /// If it can't be read, is no PNG of 8 bits, or has a colour that isn't in the palette.
+    pub fn load_painted(path: &Path, palette: &Palette) -> Result<Self, Error> {
+        let mask = Mask::open(path, png::Transformations::EXPAND)?;
+        let (color, depth) = mask.reader.output_color_type();
+        if depth != png::BitDepth::Eight {
+            return Err(mask.malformed("a semantic mask in colour has 8 bits, not 16"));
+        }
+        let mut y = 0;
+        mask.labels(|row, _| {
+            let pixels = row.chunks_exact(color.samples()).enumerate();
+            let labels = (pixels.map(|(x, pixel)| label(pixel, [x, y], palette))).collect();
+            y += 1;
+            labels
         })
     }
 
@@ -134,13 +114,75 @@ impl LabelMap {
     }
 }
 
-/// The label of a pixel of three samples, or four with its opacity.
+/// A PNG file of which the head has been read.
+struct Mask<'a> {
+    path: &'a Path,
+    reader: png::Reader<BufReader<File>>,
+}
+
+impl<'a> Mask<'a> {
+    fn open(path: &'a Path, transformations: png::Transformations) -> Result<Self, Error> {
+        let file = File::open(path).map_err(|source| Error::Read {
+            path: path.into(),
+            source,
+        })?;
+        let mut decoder = png::Decoder::new(BufReader::new(file));
+        decoder.set_transformations(transformations);
+        let reader = decoder.read_info().map_err(|error| Error::Malformed {
+            path: path.into(),
+            problem: format!("a semantic mask is a PNG file: {error}"),
+        })?;
+        Ok(Self { path, reader })
+    }
+
+    fn malformed(&self, problem: impl Into<String>) -> Error {
+        Error::Malformed {
+            path: self.path.into(),
+            problem: problem.into(),
+        }
+    }
+
+    /// The map, where `labels` gives those of a row of so many pixels.
+    fn labels(
+        mut self,
+        mut labels: impl FnMut(&[u8], usize) -> Result<Vec<u32>, String>,
+    ) -> Result<LabelMap, Error> {
+        let (width, height) = self.reader.info().size();
+        if u64::from(width) * u64::from(height) > MAX_PIXELS {
+            return Err(self.malformed(format!("{width} x {height} pixels are too many")));
+        }
+        let size =
+            (self.reader.output_buffer_size()).ok_or_else(|| self.malformed("it is too large"))?;
+        let mut bytes = vec![0; size];
+        let frame = (self.reader.next_frame(&mut bytes))
+            .map_err(|error| self.malformed(format!("it is damaged: {error}")))?;
+        let (width, height) = (width as usize, height as usize);
+        let mut map = LabelMap {
+            width,
+            height,
+            labels: Vec::with_capacity(width * height),
+        };
+        for row in bytes[..frame.buffer_size()].chunks_exact(frame.line_size) {
+            let row = labels(row, width).map_err(|problem| self.malformed(problem))?;
+            map.labels.extend(row);
+        }
+        Ok(map)
+    }
+}
+
+/// The label of a pixel: one sample of grey or three of colour, and perhaps its opacity.
 fn label(pixel: &[u8], at: [usize; 2], palette: &Palette) -> Result<u32, String> {
     let [x, y] = at;
-    if pixel.get(3).is_some_and(|&opacity| opacity < 255) {
+    let (color, opacity) = match *pixel {
+        [grey] => ([grey; 3], 255),
+        [grey, opacity] => ([grey; 3], opacity),
+        [r, g, b] => ([r, g, b], 255),
+        [r, g, b, opacity] => ([r, g, b], opacity),
+        _ => unreachable!("a pixel of a PNG file has one to four samples"),
+    };
+    if opacity < 255 {
         return Err(format!("the pixel at ({x}, {y}) is transparent"));
     }
-    let color = [pixel[0], pixel[1], pixel[2]];
     (palette.label(color)).ok_or_else(|| palette.unknown(color, at))
 }
 
@@ -232,6 +274,24 @@ mod tests {
     }
 
     #[test]
+    fn a_painted_mask_may_have_its_colours_in_any_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mask.png");
+        let mut encoder = png::Encoder::new(File::create(&path).unwrap(), 3, 1);
+        encoder.set_color(png::ColorType::Indexed);
+        encoder.set_depth(png::BitDepth::Four);
+        encoder.set_palette(vec![9, 0, 0, 7, 7, 7, 1, 2, 3]);
+        let mut writer = encoder.write_header().unwrap();
+        writer.write_image_data(&[0x01, 0x20]).unwrap();
+        drop(writer);
+        let palette = Palette::new(vec![[7; 3], [1, 2, 3], [9, 0, 0]]);
+        let map = LabelMap::load_painted(&path, &palette).unwrap();
+        assert_eq!(map.labels, [2, 0, 1]);
+        let map = LabelMap::load(&path, Some(&palette), &LabelMapping::default()).unwrap();
+        assert_eq!(map.labels, [0, 1, 2]);
+    }
+
+    #[test]
     fn colours_are_labels_by_a_palette_alone() {
         use png::{BitDepth::*, ColorType::*};
         let dir = tempfile::tempdir().unwrap();
@@ -274,10 +334,16 @@ mod tests {
         write(&path, GrayscaleAlpha, Eight, &[255; 12]);
         refused(Some(&palette), "palette");
 
-        // A palette changes nothing about values that are numbers, and a mapping nothing about colours.
+        // A palette changes nothing about values that are numbers, and a mapping nothing about colours; as colours they are looked up all the same.
         write(&path, Grayscale, Eight, &[2, 1, 0, 0, 1, 2]);
         let map = LabelMap::load(&path, Some(&palette), &mapping).unwrap();
         assert_eq!(map.labels, [0, 1, 0, 0, 1, 0]);
+        let error = LabelMap::load_painted(&path, &palette).unwrap_err();
+        assert!(error.to_string().contains("(2, 2, 2)"), "{error}");
+        write(&path, Grayscale, Eight, &[7; 6]);
+        let map = LabelMap::load_painted(&path, &palette).unwrap();
+        assert_eq!(map.labels, [0; 6]);
+
         std::fs::write(&path, b"no picture").unwrap();
         refused(None, "PNG");
     }

@@ -6,6 +6,7 @@ mod condition;
 mod conditioning;
 mod label_mapping;
 mod labels;
+mod lines;
 mod noise;
 mod palette;
 mod prompts;
@@ -31,7 +32,7 @@ use noise::noise_of;
 pub use noise::{Noise, NoiseKey, slerp};
 pub use palette::Palette;
 pub use prompts::read_prompts;
-pub use series::{Series, share};
+pub use series::Series;
 use source::{EncodedSource, KnownRegion};
 pub use source::{Source, load_mask};
 

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, fs::File, io::BufReader, path::Path};
 
+use super::lines::read_lines;
 use crate::error::Error;
 
 /// First line of a palette of GIMP.
@@ -44,11 +45,7 @@ impl Palette {
                 None => Err(malformed("this PNG has no palette".into())),
             };
         }
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
-            path: path.into(),
-            source,
-        })?;
-        let palette = Self::new(parse(&text).map_err(malformed)?);
+        let palette = Self::new(parse(&read_lines(path)?).map_err(malformed)?);
         if let Some((label, color)) = palette.ambiguous() {
             return Err(malformed(format!(
                 "the labels {} and {label} have the same colour {}",
@@ -130,42 +127,26 @@ impl Palette {
     }
 }
 
-/// The colours of a text.
-fn parse(text: &str) -> Result<Vec<[u8; 3]>, String> {
-    let mut lines = text.lines().enumerate().peekable();
-    if lines.next_if(|(_, line)| line.trim() == GIMP).is_some() {
-        while lines
-            .next_if(|(_, line)| {
-                ["Name:", "Columns:"]
-                    .iter()
-                    .any(|key| line.starts_with(key))
-            })
-            .is_some()
-        {}
-    }
+/// The colours of numbered lines.
+fn parse(lines: &[(usize, String)]) -> Result<Vec<[u8; 3]>, String> {
+    let of_gimp = lines.first().is_some_and(|(_, line)| line == GIMP);
+    let in_head = |line: &str| {
+        of_gimp && (line == GIMP || line.starts_with("Name:") || line.starts_with("Columns:"))
+    };
     let mut colors = Vec::new();
-    for (number, line) in lines {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
+    for (number, line) in lines.iter().skip_while(|(_, line)| in_head(line)) {
         let levels: Vec<u8> = line
             .split_whitespace()
             .take(3)
             .filter_map(|level| level.parse().ok())
             .collect();
-        match <[u8; 3]>::try_from(levels) {
-            Ok(color) => colors.push(color),
-            Err(_) => {
-                return Err(format!(
-                    "line {} is \"{line}\", not a colour such as 255 0 0 and perhaps a name",
-                    number + 1
-                ));
-            }
-        }
+        let color = <[u8; 3]>::try_from(levels).map_err(|_| {
+            format!("line {number} is \"{line}\", not a colour such as 255 0 0 and perhaps a name")
+        })?;
+        colors.push(color);
     }
     match colors.is_empty() {
-        true => Err("it has no colours, one a line".into()),
+        true => Err("it has no colours, one a line, such as 255 0 0 and perhaps a name".into()),
         false => Ok(colors),
     }
 }
@@ -180,17 +161,27 @@ mod tests {
 
     #[test]
     fn a_text_has_a_colour_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("palette.txt");
+        let load = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Palette::load(&path)
+        };
         let text = "# hair, skin\n255 0 0\n\n 0 128 255\tthe sky at noon\n";
-        assert_eq!(parse(text).unwrap(), [[255, 0, 0], [0, 128, 255]]);
+        assert_eq!(load(text).unwrap().colors(), [[255, 0, 0], [0, 128, 255]]);
         let text = "GIMP Palette\nName: mine\nColumns: 2\n#\n  0   0   0\tblack\n255 255 255\n";
-        assert_eq!(parse(text).unwrap(), [[0; 3], [255; 3]]);
+        assert_eq!(load(text).unwrap().colors(), [[0; 3], [255; 3]]);
+        let text = "\u{feff}1 2 3\r\n4 5 6\r\n";
+        assert_eq!(load(text).unwrap().colors(), [[1, 2, 3], [4, 5, 6]]);
         for (text, culprit) in [
-            ("1 2 3\n1 2\n", "line 2"),
+            ("1 2 3\n\n1 2\n", "line 3"),
             ("1 2 300\n", "line 1"),
             ("red\n", "line 1"),
-            ("# nothing\n", "no colours"),
+            ("Name: mine\n1 2 3\n", "line 1"),
+            ("#ff0000\n", "255 0 0"),
+            ("1 2 3\n4 5 6\n1 2 3\n", "labels 0 and 2"),
         ] {
-            let error = parse(text).unwrap_err();
+            let error = load(text).unwrap_err().to_string();
             assert!(error.contains(culprit), "{error}");
         }
     }
@@ -228,8 +219,5 @@ mod tests {
         let text = dir.path().join("palette.txt");
         std::fs::write(&text, "1 2 3 hair\n4 5 6\n").unwrap();
         assert_eq!(Palette::load(&text).unwrap(), expected);
-        std::fs::write(&text, "1 2 3\n4 5 6\n1 2 3\n").unwrap();
-        let error = Palette::load(&text).unwrap_err().to_string();
-        assert!(error.contains("labels 0 and 2"), "{error}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::lines::read_lines;
 use crate::error::Error;
 
 /// Reads the prompts of a UTF-8 file: one a line, without blanks at its ends; empty lines and those that begin with `#` are passed over.
@@ -9,15 +10,8 @@ use crate::error::Error;
 /// # Errors
 /// If it can't be read, or holds none.
 pub fn read_prompts(path: &Path) -> Result<Vec<String>, Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
-        path: path.into(),
-        source,
-    })?;
-    let prompts: Vec<String> = (text.trim_start_matches('\u{feff}').lines())
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(str::to_owned)
-        .collect();
+    let lines = read_lines(path)?;
+    let prompts: Vec<String> = lines.into_iter().map(|(_, line)| line).collect();
     if prompts.is_empty() {
         return Err(Error::Malformed {
             path: path.into(),

@@ -58,7 +58,7 @@ impl Series {
         }
         let mut series = Self::default();
         for frame in 0..frames {
-            let share = share(frame, frames);
+            let share = Self::share(frame, frames);
             series.conditions.push(if conditions.len() == 1 {
                 from.clone()
             } else {
@@ -80,12 +80,12 @@ impl Series {
         }
         Ok(series)
     }
-}
 
-/// How far frame `frame` of an interpolation of `frames` is on its way, from 0 to 1.
-#[must_use]
-pub fn share(frame: usize, frames: usize) -> f64 {
-    frame as f64 / (frames.max(2) - 1) as f64
+    /// How far frame `frame` of an interpolation of `frames` is on its way, from 0 to 1.
+    #[must_use]
+    pub fn share(frame: usize, frames: usize) -> f64 {
+        frame as f64 / (frames.max(2) - 1) as f64
+    }
 }
 
 #[cfg(test)]

@@ -22,17 +22,19 @@ const VARIABLE: &str = "LDM_MODELS";
 
 /// Finds the directory of the model [`SHIPPED`].
 ///
-/// It may be in `models/` of the current directory, of a folder above the program (which is built into its repository's `target/`), or of
-/// the `source` that the program was built from, in this order, or beside an installed program in `../share/ldm/models/`; or else in
-/// the folder that the variable `LDM_MODELS` names, and only there.
+/// It is looked for in `models/` of the current directory, of the program's folder and those above it (a program is built into its
+/// repository's `target/`), beside an installed program in `../share/ldm/models/`, and in `models/` of the `source` that the program was
+/// built from, in this order. Where the variable `LDM_MODELS` is set, it names the one folder to look in.
 ///
 /// # Errors
 /// If it is nowhere; the error names the places.
 pub fn find_shipped(source: &Path) -> Result<PathBuf, Error> {
-    first_with_model(match env::var_os(VARIABLE) {
-        Some(folder) => vec![PathBuf::from(folder)],
-        None => places(env::current_exe().ok().as_deref(), source),
-    })
+    first_with_model(
+        match env::var_os(VARIABLE).filter(|folder| !folder.is_empty()) {
+            Some(folder) => vec![PathBuf::from(folder)],
+            None => places(env::current_exe().ok().as_deref(), source),
+        },
+    )
 }
 
 /// Folders of models, the likeliest first.

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use burn::prelude::*;
 use ldm_pipeline::{
     diffusion::{Guidance, SamplerKind, UNet, samplers},
-    generate::{Blend, Condition, Noise, NoiseKey, Request},
+    generate::{Blend, Condition, Drawn, Noise, NoiseKey, Request},
     model::{LatentDiffusion, ModelFiles},
     weights::{self, LoadOptions},
 };
@@ -297,5 +297,55 @@ fn requests_whose_parts_do_not_fit_together() {
     ] {
         let problem = problem(conditions, noise).expect(expected);
         assert!(problem.contains(expected), "{problem}");
+    }
+}
+
+#[test]
+fn classes_that_are_no_contexts_are_not_mixed() {
+    let path = fixture("compvis/class-vq-f4/model.ckpt");
+    let mut model = LatentDiffusion::load(&path, &Device::flex()).unwrap();
+    let [from, to] = [0, 1].map(Condition::Class);
+    let request = Request {
+        conditions: vec![Condition::Between(Box::new(Blend {
+            from,
+            to,
+            share: 0.5,
+        }))],
+        ..Request::default()
+    };
+    model.check(&request).unwrap();
+    // A network that adds the class to the timestep, as those of pixels do.
+    model.configs.conditioner = None;
+    model.configs.unet.num_class_embeds = Some(3);
+    let error = model.check(&request).unwrap_err().to_string();
+    assert!(error.contains("mixed"), "{error}");
+}
+
+#[test]
+fn the_pictures_of_the_way_are_counted_beforehand() {
+    let path = fixture("compvis/text-kl-f8/model.ckpt");
+    let model = LatentDiffusion::load(&path, &Device::flex()).unwrap();
+    let mut request = Request {
+        conditions: vec![Condition::Prompt("a".into())],
+        steps: 4,
+        ..Request::default()
+    };
+    assert_eq!(model.frame_count(&request).unwrap(), 0);
+    // Heun's method calls the network twice a step, but once in the last.
+    for (sampler, every, expected) in [
+        (SamplerKind::Ddim, 1, 4),
+        (SamplerKind::Ddim, 3, 2),
+        (SamplerKind::Ddim, 4, 1),
+        (SamplerKind::Heun, 1, 7),
+        (SamplerKind::Heun, 2, 4),
+    ] {
+        (request.sampler, request.frames_every) = (sampler, Some(every));
+        assert_eq!(model.frame_count(&request).unwrap(), expected);
+        let proceed = |_| ControlFlow::Continue(());
+        let on_batch = |drawn: Drawn| {
+            assert_eq!(drawn.frames.len(), expected, "{sampler:?}, {every}");
+            Ok(())
+        };
+        model.generate_batches(&request, proceed, on_batch).unwrap();
     }
 }

@@ -1,13 +1,12 @@
 //! Which images the options ask for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ldm_pipeline::{
     Error,
-    generate::{Condition, LabelMap, LabelMapping, NoiseKey, Palette, Series, read_prompts, share},
-    model::{ModelConfigs, ModelFiles},
+    generate::{Condition, LabelMap, NoiseKey, Palette, Series, read_prompts},
+    model::{ModelFacts, ModelFiles},
 };
-
 use serde_json::{Map, Value};
 
 use crate::args::{Grid, MAX_IMAGES, SampleArgs};
@@ -55,42 +54,28 @@ impl Images {
         held: Option<usize>,
     ) -> Result<Self, Error> {
         let subjects = subjects(args, files)?;
+        let each = match args.count {
+            _ if !args.seeds.is_empty() => args.seeds.len(),
+            Some(count) => count as usize,
+            None => count(args, subjects.len(), held)?,
+        };
+        let frames = args.interpolate.map(|frames| frames as usize);
+        check_count(args, frames.unwrap_or(subjects.len().saturating_mul(each)))?;
         let keys = if args.seeds.is_empty() {
-            let count = match args.count {
-                Some(count) => count as usize,
-                None => count(args, subjects.len(), held)?,
-            };
             let key = |index| NoiseKey {
                 seed: args.seed,
                 index,
             };
-            (0..count as u64).map(key).collect()
+            (0..each as u64).map(key).collect()
         } else {
             let key = |&seed| NoiseKey { seed, index: 0 };
             args.seeds.iter().map(key).collect()
         };
-        let images = Self {
+        Ok(Self {
             subjects,
             keys,
-            frames: args.interpolate.map(|frames| frames as usize),
-        };
-        let count = images.count();
-        if count == 0 {
-            return Err(Error::Request("the latents hold no image".into()));
-        }
-        if count as u64 > MAX_IMAGES {
-            return Err(Error::Request(format!(
-                "{count} images are too many: at most {MAX_IMAGES} are drawn at once"
-            )));
-        }
-        if let Some(Some(Grid { columns, rows })) = args.grid
-            && columns.saturating_mul(rows) < count
-        {
-            return Err(Error::Request(format!(
-                "{count} images don't fit into the {columns} x {rows} of --grid"
-            )));
-        }
-        Ok(images)
+            frames,
+        })
     }
 
     pub(super) fn series(&self) -> Result<Series, Error> {
@@ -128,7 +113,7 @@ impl Images {
         Some((
             self.subjects.get(1),
             self.keys.get(1).copied(),
-            share(index, frames),
+            Series::share(index, frames),
         ))
     }
 
@@ -171,6 +156,25 @@ fn joined(first: &str, second: &str) -> String {
     }
 }
 
+/// Whether so many images can be drawn, and fit into the sheet.
+fn check_count(args: &SampleArgs, count: usize) -> Result<(), Error> {
+    let refuse = |problem: String| Err(Error::Request(problem));
+    if count == 0 {
+        return refuse("the latents hold no image".into());
+    }
+    if count as u64 > MAX_IMAGES {
+        return refuse(format!(
+            "{count} images are too many: at most {MAX_IMAGES} are drawn at once"
+        ));
+    }
+    match args.grid.flatten() {
+        Some(Grid { columns, rows }) if columns.saturating_mul(rows) < count => refuse(format!(
+            "{count} images don't fit into the {columns} x {rows} of --grid"
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Images of each subject where no option says how many.
 fn count(args: &SampleArgs, subjects: usize, held: Option<usize>) -> Result<usize, Error> {
     match (args.grid, held) {
@@ -194,24 +198,25 @@ fn subjects(args: &SampleArgs, files: &ModelFiles) -> Result<Vec<Subject>, Error
         let record = [("prompt", text.as_str().into())];
         Subject::new(Condition::Prompt(text.clone()), text, record)
     };
-    let configs = &files.configs;
+    let facts = &files.configs.facts;
     Ok(if let Some(path) = &args.prompts {
         read_prompts(path)?.iter().map(prompt).collect()
     } else if args.prompt.is_some() {
         args.prompt.iter().chain(&args.to).map(prompt).collect()
     } else if !args.class.is_empty() {
         (args.class.iter())
-            .map(|class| by_class(configs, class))
+            .map(|class| by_class(facts, class))
             .collect::<Result<_, _>>()?
     } else if !args.semantic.is_empty() {
-        let own = &configs.facts.palette;
-        let palette = match &args.palette {
-            Some(path) => Some(Palette::load(path)?),
-            None => (!own.is_empty()).then(|| Palette::new(own.clone())),
+        let palette = (args.palette.as_deref()).map(Palette::load).transpose()?;
+        let own = (!facts.palette.is_empty()).then(|| Palette::new(facts.palette.clone()));
+        let load = |path: &PathBuf| match &palette {
+            Some(palette) => LabelMap::load_painted(path, palette),
+            None => LabelMap::load(path, own.as_ref(), &facts.label_mapping),
         };
         (args.semantic.iter())
-            .map(|path| scene(path, palette.as_ref(), &configs.facts.label_mapping))
-            .collect::<Result<_, _>>()?
+            .map(|path| Ok(scene(path, load(path)?)))
+            .collect::<Result<_, Error>>()?
     } else if files.tokenizer.is_some() {
         return Err(Error::Request(
             "this model draws what a prompt says: give one".into(),
@@ -221,17 +226,16 @@ fn subjects(args: &SampleArgs, files: &ModelFiles) -> Result<Vec<Subject>, Error
     })
 }
 
-fn by_class(configs: &ModelConfigs, class: &str) -> Result<Subject, Error> {
-    let number = configs.class(class)?;
-    let name = configs.class_name(number);
+fn by_class(facts: &ModelFacts, class: &str) -> Result<Subject, Error> {
+    let number = facts.class(class)?;
+    let name = facts.class_name(number);
     let label = name.map_or_else(|| format!("class {number}"), str::to_owned);
     let record = [("class", number.into()), ("class_name", name.into())];
     Ok(Subject::new(Condition::Class(number), label, record))
 }
 
-fn scene(path: &Path, palette: Option<&Palette>, mapping: &LabelMapping) -> Result<Subject, Error> {
-    let map = LabelMap::load(path, palette, mapping)?;
-    let label = path.display().to_string();
-    let record = [("semantic", label.as_str().into())];
-    Ok(Subject::new(Condition::Labels(map), label, record))
+fn scene(path: &Path, map: LabelMap) -> Subject {
+    let label = path.file_name().unwrap_or_default().to_string_lossy();
+    let record = [("semantic", path.display().to_string().into())];
+    Subject::new(Condition::Labels(map), label, record)
 }

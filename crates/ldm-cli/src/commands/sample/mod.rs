@@ -64,7 +64,8 @@ pub(crate) fn run(args: &SampleArgs) -> Result<(), Error> {
     };
     let model = files.load(&device)?;
     model.check(&request)?;
-    let mut files = Files::new(args, &images, model.pixel_size(&request)?)?;
+    let size = model.pixel_size(&request)?;
+    let mut files = Files::new(args, &images, size, model.frame_count(&request)?)?;
     let name = match &args.model.model {
         Some(path) => path.as_path(),
         None => Path::new(SHIPPED),

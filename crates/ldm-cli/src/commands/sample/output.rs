@@ -15,7 +15,7 @@ use ldm_pipeline::{
 use super::{images::Images, record::Records};
 use crate::args::SampleArgs;
 
-/// Pixels that a sheet may have.
+/// Pixels that a sheet may have; an animation twice as many.
 const MAX_PIXELS: u64 = 1 << 27;
 
 /// Time that a picture of an animation is shown.
@@ -41,8 +41,14 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Finds out before the work, not after it, whether its results can be saved. `size` is the images' height and width.
-    pub(super) fn new(args: &SampleArgs, images: &Images, size: [usize; 2]) -> Result<Self, Error> {
+    /// Finds out before the work, not after it, whether its results can be saved. `size` is the images' height and width, `frames` the
+    /// number of pictures of their way.
+    pub(super) fn new(
+        args: &SampleArgs,
+        images: &Images,
+        size: [usize; 2],
+        frames: usize,
+    ) -> Result<Self, Error> {
         let count = images.count();
         let sheet = args.grid.is_some().then(|| args.out.clone());
         let each = match sheet {
@@ -53,7 +59,6 @@ impl Files {
         for path in each.iter().chain(&sheet) {
             check_png(path)?;
         }
-        check_folder(&args.out)?;
         let animation = (args.animate.as_ref())
             .map(|path| match AnimationFormat::of(path) {
                 Some(format) if !path.is_dir() => Ok((path.clone(), format)),
@@ -73,60 +78,70 @@ impl Files {
             frames: Vec::new(),
             drawn: 0,
         };
-        if let Some((path, _)) = &files.animation {
+        files.check_size(images, size, frames)?;
+        // Last, so that a refused request leaves no folder.
+        for path in iter::once(&args.out).chain(&args.animate) {
             check_folder(path)?;
         }
-        files.check_size(args, images, size)?;
         Ok(files)
     }
 
     /// Whether the files that hold all images don't become too large, nor what is kept for them.
     fn check_size(
         &self,
-        args: &SampleArgs,
         images: &Images,
         [height, width]: [usize; 2],
+        frames: usize,
     ) -> Result<(), Error> {
-        const ONE_PICTURE: &str =
-            "one picture: draw fewer at once, or without --grid and --animate";
         let count = images.count();
-        let too_large = |way_out: &str| {
+        let too_large = |what: &str, way_out: &str| {
             Err(Error::Request(format!(
-                "{count} images of {width} x {height} pixels are too many for {way_out}"
+                "{count} images of {width} x {height} pixels are too many for {what}: {way_out}"
             )))
         };
-        let kept = count as u64 * (width * height) as u64;
-        let side = (self.animation.as_ref()).map_or(u32::MAX, |(_, format)| format.max_side());
-        if self.sheet.is_some() || self.animation.is_some() && !self.interpolated && count > 1 {
-            if kept > MAX_PIXELS {
-                return too_large(ONE_PICTURE);
+        let pixels = count as u64 * (width * height) as u64;
+        let side_by_side = !self.interpolated && count > 1;
+        let mut picture = [width, height].map(|side| side as u64);
+        if self.sheet.is_some() || self.animation.is_some() && side_by_side {
+            let sheet = (pixels <= MAX_PIXELS).then(|| self.sheet_size(images, [width, height]));
+            let Some(sheet) = sheet.filter(|[width, height]| width * height <= MAX_PIXELS) else {
+                return too_large(
+                    "one picture",
+                    "draw fewer at once, or without --grid and --animate",
+                );
+            };
+            if side_by_side {
+                picture = sheet;
             }
-            let blank = RgbImage::new(width as u32, height as u32);
-            let mut sheet = Sheet::new("", self.columns);
-            // All pictures have the size of the first.
-            for (index, image) in iter::once(Some(blank))
-                .chain(iter::repeat(None))
-                .take(count)
-                .enumerate()
-            {
-                sheet.push(image, images.label(index));
-            }
-            let [width, height] = sheet.dimensions().map(u64::from);
-            if width * height > MAX_PIXELS || width.max(height) > side.into() {
-                return too_large(ONE_PICTURE);
-            }
-        } else if self.animation.is_some() && width.max(height) > side as usize {
-            return too_large("such an animation: draw smaller ones");
         }
-        let frames = if self.interpolated {
-            1
-        } else {
-            args.steps / args.animate_every + 1
+        let Some((_, format)) = self.animation else {
+            return Ok(());
         };
-        if self.animation.is_some() && kept.saturating_mul(frames) > 2 * MAX_PIXELS {
-            return too_large("an animation: draw fewer at once, or raise --animate-every");
+        if picture.iter().any(|&side| side > format.max_side().into()) {
+            return too_large(
+                "a picture of this animation",
+                "draw smaller ones, or fewer at once",
+            );
+        }
+        let (frames, way_out) = match self.interpolated {
+            true => (1, "draw fewer at once"),
+            false => (frames, "draw fewer at once, or raise --animate-every"),
+        };
+        if pixels.saturating_mul(frames as u64) > 2 * MAX_PIXELS {
+            return too_large("an animation", way_out);
         }
         Ok(())
+    }
+
+    /// Width and height of a sheet of images of this width and height.
+    fn sheet_size(&self, images: &Images, [width, height]: [usize; 2]) -> [u64; 2] {
+        let mut sheet = Sheet::new("", self.columns);
+        // One picture is enough to say the size of all.
+        let mut picture = Some(RgbImage::new(width as u32, height as u32));
+        for index in 0..images.count() {
+            sheet.push(picture.take(), images.label(index));
+        }
+        sheet.dimensions().map(u64::from)
     }
 
     /// Writes the images of a batch that have files of their own, and keeps what the other files need. `frames` are the pictures of
