@@ -433,16 +433,8 @@ fn transposed_panels(rows: Matrix<'_>, count: usize, width: usize) -> Vec<f32> {
     for (panel, out) in out.chunks_exact_mut(width * LANES).enumerate() {
         let first = panel * LANES;
         let panel = &rows.data[first * rows.row..];
-        if first + LANES <= count {
-            transpose_lanes(panel, rows.row, out, LANES, width);
-            continue;
-        }
-        for lane in 0..count - first {
-            let row = &panel[lane * rows.row..][..width];
-            for (out, value) in out.chunks_exact_mut(LANES).zip(row) {
-                out[lane] = *value;
-            }
-        }
+        let shape = [LANES.min(count - first), width];
+        transpose_lanes(panel, rows.row, out, LANES, shape);
     }
     out
 }

@@ -30,27 +30,30 @@ fn transpose_quarters(rows: [__m512; 4]) -> [__m512; 4] {
     ]
 }
 
-/// `out[p][c] = x[c][p]` for [`LANES`] rows `c` of `x` and the first `count` columns `p` of them, at most [`LANES`]. The rows' beginnings are
-/// the strides apart.
+/// `out[p][c] = x[c][p]` for the first `rows` rows `c` of `x` and the first `count` columns `p` of them, at most [`LANES`] each; 0 for the
+/// other lanes `c`. The rows' beginnings are the strides apart.
 ///
 /// # Safety
-/// `x` must hold [`LANES`] rows of `count`, and `out` `count` rows of [`LANES`]; the machine must have AVX-512.
+/// `x` must hold `rows` rows of `count`, and `out` `count` rows of [`LANES`]; the machine must have AVX-512.
 #[target_feature(enable = "avx512f")]
 pub(in crate::ops) unsafe fn transpose(
     x: *const f32,
     x_stride: usize,
     out: *mut f32,
     out_stride: usize,
-    count: usize,
+    [rows, count]: [usize; 2],
 ) {
     let mask = if count < LANES { (1 << count) - 1 } else { !0 };
     let mut groups = [[_mm512_setzero_ps(); 4]; 4];
-    for (group, rows) in groups.iter_mut().enumerate() {
-        for (i, row) in rows.iter_mut().enumerate() {
-            // SAFETY: `count` elements of row `4 group + i`.
-            *row = unsafe { _mm512_maskz_loadu_ps(mask, x.add((4 * group + i) * x_stride)) };
+    for (group, registers) in groups.iter_mut().enumerate() {
+        for (i, register) in registers.iter_mut().enumerate() {
+            let row = 4 * group + i;
+            if row < rows {
+                // SAFETY: `count` elements of a row that `x` holds.
+                *register = unsafe { _mm512_maskz_loadu_ps(mask, x.add(row * x_stride)) };
+            }
         }
-        *rows = transpose_quarters(*rows);
+        *registers = transpose_quarters(*registers);
     }
     // Quarter `q` of `groups[g][i]` belongs to row `4 q + i`, at its quarter `g`: a square of quarters is left to transpose.
     let [a, b, c, d] = groups;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    FREQUENCIES, spread,
+    FREQUENCIES, TAPS, spread,
     transforms::{Lane, both_axes, filter_transform, store},
 };
 use crate::ops::{
@@ -11,9 +11,7 @@ use crate::ops::{
     transpose::transpose_lanes,
 };
 
-/// Weights of a kernel.
-const TAPS: usize = 9;
-/// Inputs whose kernels are laid out together: with nine taps each, whole squares of [`LANES`].
+/// Inputs whose kernels are laid out together: with their taps, whole squares of [`LANES`].
 const GROUP: usize = LANES;
 
 /// The kernels of a convolution from `inputs` to `outputs` channels.
@@ -66,44 +64,24 @@ impl<'a> Kernels<'a> {
         let first = panel * LANES;
         let lanes = LANES.min(self.outputs - first);
         let (lane_stride, input_stride) = if self.adjoint {
-            (9, 9 * self.outputs)
+            (TAPS, TAPS * self.outputs)
         } else {
-            (9 * self.inputs, 9)
+            (TAPS * self.inputs, TAPS)
         };
         for start in range.clone().step_by(GROUP) {
             let count = GROUP.min(range.end - start);
             let mut taps = [0.0; GROUP * TAPS * LANES];
             let weight = &self.weight[first * lane_stride + start * input_stride..];
-            if lanes < LANES {
-                gather(weight, [lane_stride, input_stride], lanes, count, &mut taps);
-            } else if self.adjoint {
+            if self.adjoint {
                 for (input, taps) in taps.chunks_exact_mut(TAPS * LANES).take(count).enumerate() {
                     let weight = &weight[input * input_stride..];
-                    transpose_lanes(weight, lane_stride, taps, LANES, TAPS);
+                    transpose_lanes(weight, lane_stride, taps, LANES, [lanes, TAPS]);
                 }
             } else {
-                transpose_lanes(weight, lane_stride, &mut taps, LANES, count * TAPS);
+                transpose_lanes(weight, lane_stride, &mut taps, LANES, [lanes, count * TAPS]);
             }
             let out = &mut out[(start - range.start) * LANES..];
             transform_taps(&taps[..count * TAPS * LANES], self.adjoint, out, stride);
-        }
-    }
-}
-
-/// `taps[input][tap][lane]` from kernels at the strides of lanes and inputs, for fewer lanes than there are.
-fn gather(
-    weight: &[f32],
-    strides: [usize; 2],
-    lanes: usize,
-    inputs: usize,
-    taps: &mut [f32; GROUP * TAPS * LANES],
-) {
-    for (input, taps) in taps.chunks_exact_mut(TAPS * LANES).take(inputs).enumerate() {
-        for lane in 0..lanes {
-            let kernel = &weight[lane * strides[0] + input * strides[1]..][..TAPS];
-            for (tap, &value) in kernel.iter().enumerate() {
-                taps[tap * LANES + lane] = value;
-            }
         }
     }
 }

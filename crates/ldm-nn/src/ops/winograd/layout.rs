@@ -135,23 +135,13 @@ pub(in crate::ops) fn with_channels_last<T>(
 fn transpose_line(x: &[f32], stride: usize, channels: usize, out: &mut [f32], width: usize) {
     let pixels = out.len() / width;
     for first in (0..channels).step_by(LANES) {
-        let lanes = LANES.min(channels - first);
-        if lanes == LANES {
-            transpose_lanes(
-                &x[first * stride..],
-                stride,
-                &mut out[first..],
-                width,
-                pixels,
-            );
-            continue;
-        }
-        for (p, out) in out.chunks_exact_mut(width).enumerate() {
-            let out = &mut out[first..first + LANES];
-            out[lanes..].fill(0.0);
-            for (lane, out) in out.iter_mut().enumerate().take(lanes) {
-                *out = x[(first + lane) * stride + p];
-            }
-        }
+        let shape = [LANES.min(channels - first), pixels];
+        transpose_lanes(
+            &x[first * stride..],
+            stride,
+            &mut out[first..],
+            width,
+            shape,
+        );
     }
 }

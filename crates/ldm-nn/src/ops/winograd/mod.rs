@@ -33,6 +33,8 @@ mod kernels;
 mod layout;
 mod transforms;
 
+/// Weights of a kernel.
+const TAPS: usize = 9;
 /// Outputs along one side of a tile.
 const TILE: usize = 4;
 /// Inputs along one side of a tile.
@@ -52,9 +54,14 @@ const GRADIENT_BLOCKS: usize = 8;
 /// in a core's own cache. All convolutions sum in the same pieces, so that they round alike.
 const MAX_DEPTH: usize = 256;
 
+/// The length of [`pieces`] but perhaps the last.
+fn depth(inputs: usize) -> usize {
+    padded(inputs.div_ceil(inputs.div_ceil(MAX_DEPTH)))
+}
+
 /// The input channels, in pieces of about one length, of whole lanes but for the last.
 fn pieces(inputs: usize) -> impl Iterator<Item = Range<usize>> {
-    let depth = padded(inputs.div_ceil(inputs.div_ceil(MAX_DEPTH)));
+    let depth = depth(inputs);
     (0..inputs)
         .step_by(depth)
         .map(move |start| start..inputs.min(start + depth))
@@ -190,8 +197,7 @@ fn convolve_by_panels(
             });
         let patches = &*patches;
         (0..kernels.panels()).into_par_iter().for_each(|panel| {
-            let depth = pieces(inputs).next().map_or(0, |piece| piece.len());
-            let kernels_stride = spread(depth * LANES);
+            let kernels_stride = spread(depth(inputs) * LANES);
             let kernels_len = FREQUENCIES * kernels_stride;
             with_scratch(kernels_len + FREQUENCIES * sums_stride, |scratch| {
                 let (weights, sums) = scratch.split_at_mut(kernels_len);
@@ -236,7 +242,7 @@ pub(super) fn weight_gradient(x: ChannelsLast<'_>, grad: ChannelsLast<'_>) -> Ve
         false => gradient_by_frequencies(x, grad, gradient),
     };
     // SAFETY: the gradient of every kernel is written, and none is read.
-    unsafe { filled(grad.channels * x.channels * 9, fill) }
+    unsafe { filled(grad.channels * x.channels * TAPS, fill) }
 }
 
 /// Takes block after block of tiles to the frequencies, and sums the products of each frequency over all of them.
@@ -289,7 +295,7 @@ fn gradient_by_frequencies(x: ChannelsLast<'_>, grad: ChannelsLast<'_>, gradient
                 });
         }
         gradient
-            .par_chunks_mut(inputs * 9)
+            .par_chunks_mut(inputs * TAPS)
             .enumerate()
             .for_each(|(output, gradient)| {
                 transform_sums(&sums[output * in_width..], sums_stride, gradient);
@@ -315,10 +321,10 @@ fn gradient_by_rows(x: ChannelsLast<'_>, grad: ChannelsLast<'_>, gradient: &mut 
             });
         let transformed = &*transformed;
         gradient
-            .par_chunks_mut(GRADIENT_ROWS * inputs * 9)
+            .par_chunks_mut(GRADIENT_ROWS * inputs * TAPS)
             .enumerate()
             .for_each(|(index, gradient)| {
-                let rows = gradient.len() / (inputs * 9);
+                let rows = gradient.len() / (inputs * TAPS);
                 for piece in pieces(inputs) {
                     let width = padded(piece.len());
                     let sums_stride = spread(rows * width);
@@ -338,8 +344,9 @@ fn gradient_by_rows(x: ChannelsLast<'_>, grad: ChannelsLast<'_>, gradient: &mut 
                             let shape = [rows, width / LANES, tiles];
                             small_product(shape, sums, width, lhs, rhs, false);
                         }
-                        for (row, gradient) in gradient.chunks_exact_mut(inputs * 9).enumerate() {
-                            let gradient = &mut gradient[piece.start * 9..piece.end * 9];
+                        for (row, gradient) in gradient.chunks_exact_mut(inputs * TAPS).enumerate()
+                        {
+                            let gradient = &mut gradient[piece.start * TAPS..piece.end * TAPS];
                             transform_sums(&sums[row * width..], sums_stride, gradient);
                         }
                     });
@@ -482,13 +489,13 @@ multiversion! {
 multiversion! {
     /// Takes the sums of one output and some inputs back to their taps, `[inputs, 3, 3]`.
     fn transform_sums(sums: &[f32], stride: usize, gradient: &mut [f32]) {
-        for (index, taps) in gradient.chunks_mut(LANES * 9).enumerate() {
+        for (index, taps) in gradient.chunks_mut(LANES * TAPS).enumerate() {
             let mut frequencies = [[[0.0; LANES]; PATCH]; PATCH];
             for (i, lane) in frequencies.as_flattened_mut().iter_mut().enumerate() {
                 lane.copy_from_slice(&sums[i * stride + index * LANES..][..LANES]);
             }
             let transformed = both_axes(&frequencies, filter_adjoint);
-            for (lane, taps) in taps.chunks_exact_mut(9).enumerate() {
+            for (lane, taps) in taps.chunks_exact_mut(TAPS).enumerate() {
                 for (tap, value) in taps.iter_mut().zip(transformed.as_flattened()) {
                     *tap = value[lane];
                 }
