@@ -12,8 +12,8 @@ use ldm_pipeline::{
 };
 
 pub(crate) use eval::{
-    CacheArgs, ConventionName, EvalCommand, EvalNearestArgs, EvalReconstructionArgs,
-    EvalSamplesArgs, FakeArgs, NetworkArgs,
+    CacheArgs, ConventionName, EvalCommand, EvalNearestArgs, EvalOutputArgs,
+    EvalReconstructionArgs, EvalSamplesArgs, FakeArgs, NetworkArgs, VggArgs,
 };
 pub(crate) use sample::{Grid, MAX_IMAGES, SampleArgs};
 

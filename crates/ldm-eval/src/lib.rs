@@ -4,8 +4,7 @@
 //! - [`SetStatistics`] is what is known of a set of pictures, in memory and in files; [`compare`] sets samples against real pictures by
 //!   [`Gaussian::frechet_distance`] (FID, sFID), [`kernel_distance`] (KID), [`precision_recall`] and [`inception_score`].
 //! - [`nearest`] and [`memorisation`] look for copies of training pictures.
-//! - [`psnr`] and [`ssim`] compare a reconstruction with its original; the perceptual distance is
-//!   [`Lpips`](ldm_autoencoder::Lpips).
+//! - [`ssim`] compares a reconstruction with its original; the perceptual distance is [`Lpips`](ldm_autoencoder::Lpips).
 //!
 //! The conventions are those of torch-fidelity, whose numbers these are to within rounding. Statistics are f64; networks run in the device's
 //! floats. Nothing here reads weights: the networks are modules, to be filled by whoever calls.
@@ -38,7 +37,7 @@ pub use kernel_distance::{Subsets, kernel_distance};
 pub use manifold::{NEIGHBOURS, PrecisionRecall, precision_recall};
 pub use neighbours::{Memorisation, Neighbour, memorisation, nearest};
 pub use resize::Convention;
-pub use similarity::{SSIM_WINDOW, psnr, ssim};
+pub use similarity::{SSIM_WINDOW, ssim};
 pub use statistics::SetStatistics;
 
 /// A number that is the mean over some parts, and how far they are apart.

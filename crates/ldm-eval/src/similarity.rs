@@ -1,4 +1,4 @@
-//! How alike two pictures are, pixel by pixel and window by window.
+//! How alike two pictures are, window by window.
 
 use image::RgbImage;
 
@@ -8,19 +8,6 @@ const SIGMA: f64 = 1.5;
 /// The stabilising constants `(0.01 L)^2` and `(0.03 L)^2` for the range L = 255.
 const C1: f64 = 6.5025;
 const C2: f64 = 58.5225;
-
-/// Peak signal-to-noise ratio in decibels, `10 log10(255^2 / mean squared error)` over all channels of 8 bits; infinite for equal pictures.
-///
-/// # Panics
-/// If the two differ in size.
-pub fn psnr(a: &RgbImage, b: &RgbImage) -> f64 {
-    assert_eq!(a.dimensions(), b.dimensions(), "pictures of equal size");
-    let squared: u64 = (a.as_raw().iter().zip(b.as_raw()))
-        .map(|(&a, &b)| u64::from(a.abs_diff(b)).pow(2))
-        .sum();
-    let mean = squared as f64 / a.as_raw().len() as f64;
-    10.0 * (255.0f64.powi(2) / mean).log10()
-}
 
 /// Structural similarity (Wang et al. 2004) with the paper's constants: windows of 11 x 11 weighted by a Gaussian of 1.5 pixels, the range
 /// 255, K1 = 0.01, K2 = 0.03, weighted (biased) variances, only windows that lie within the picture. Worked out for R, G and B each and

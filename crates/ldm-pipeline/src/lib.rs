@@ -38,6 +38,7 @@ pub mod weights;
 
 mod error;
 mod latent_stats;
+mod lines;
 #[cfg(test)]
 mod test_tensors;
 

@@ -2,7 +2,10 @@
 
 use image::RgbImage;
 
-use crate::data::{Dataset, ImageDataset};
+use crate::{
+    data::{Dataset, ImageDataset},
+    sheet::chw_from_rgb,
+};
 
 /// The blurred pictures of a training set, by their captions.
 ///
@@ -42,16 +45,8 @@ impl NearestCaption {
     /// # Panics
     /// If there are no pictures, or `image` has another size than they.
     pub fn caption(&self, image: &RgbImage) -> &str {
-        let [height, width] = self.side;
         assert_eq!([image.height() as usize, image.width() as usize], self.side);
-        let mut planes = vec![0.0; 3 * height * width];
-        for (x, y, pixel) in image.enumerate_pixels() {
-            for (channel, &value) in pixel.0.iter().enumerate() {
-                planes[(channel * height + y as usize) * width + x as usize] =
-                    f32::from(value) / 127.5 - 1.0;
-            }
-        }
-        let blurred = blur(&planes, self.side, self.sigma);
+        let blurred = blur(&chw_from_rgb(image), self.side, self.sigma);
         let distance = |picture: &[f32]| -> f32 {
             picture
                 .iter()
@@ -125,11 +120,6 @@ mod tests {
                 image::Rgb(if inside { colour } else { [255; 3] })
             })
         };
-        let planes = |image: &RgbImage| -> Vec<f32> {
-            (0..3)
-                .flat_map(|c| image.pixels().map(move |p| f32::from(p.0[c]) / 127.5 - 1.0))
-                .collect()
-        };
         let pictures = [
             ("red", square(4, [255, 0, 0])),
             ("blue", square(4, [0, 0, 255])),
@@ -137,7 +127,7 @@ mod tests {
         let nearest = NearestCaption {
             pictures: pictures
                 .iter()
-                .map(|(name, image)| (blur(&planes(image), [16, 16], 2.0), name.to_string()))
+                .map(|(name, image)| (blur(&chw_from_rgb(image), [16, 16], 2.0), name.to_string()))
                 .collect(),
             side: [16, 16],
             sigma: 2.0,

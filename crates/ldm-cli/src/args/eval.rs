@@ -87,12 +87,8 @@ pub(crate) struct EvalNearestArgs {
     pub(crate) held_out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) fake: FakeArgs,
-    /// VGG16's weights: a .safetensors or .pth file with torchvision's key names, or a hub id
-    #[arg(long, value_name = "FILE")]
-    pub(crate) vgg: Option<String>,
-    /// Side in pixels that pictures are brought to for VGG16
-    #[arg(long, value_name = "N", default_value_t = 224, requires = "vgg", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(32..=1024))]
-    pub(crate) vgg_size: u64,
+    #[command(flatten)]
+    pub(crate) vgg: VggArgs,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     /// A sample counts as a copy if it is nearer to a training picture than R times the median of the held-out pictures
@@ -187,6 +183,13 @@ pub(crate) struct NetworkArgs {
         requires = "inception"
     )]
     pub(crate) convention: ConventionName,
+    #[command(flatten)]
+    pub(crate) vgg: VggArgs,
+}
+
+/// VGG16 as the network of features.
+#[derive(Debug, Args)]
+pub(crate) struct VggArgs {
     /// VGG16's weights: a .safetensors or .pth file with torchvision's key names, or a hub id
     #[arg(long, value_name = "FILE")]
     pub(crate) vgg: Option<String>,

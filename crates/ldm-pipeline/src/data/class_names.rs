@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::error::DataError;
+use crate::lines::lines;
 
 /// The file in the data folder that lists its classes.
 pub const CLASS_FILE: &str = "classes.txt";
@@ -43,18 +44,14 @@ impl ClassNames {
         };
         let mut classes = Self::default();
         let mut seen = BTreeSet::new();
-        for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
+        for (number, line) in lines(&text) {
             let (folder, name) = (line.split_once('\t'))
                 .or_else(|| line.split_once(' '))
                 .unwrap_or((line, line));
             if !seen.insert(folder.to_owned()) {
                 return Err(DataError::Classes {
                     path,
-                    line: number + 1,
+                    line: number,
                     reason: format!("\"{folder}\" is listed above already"),
                 });
             }

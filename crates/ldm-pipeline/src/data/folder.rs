@@ -92,7 +92,7 @@ impl ImageFolder {
                 path: root.to_owned(),
             });
         }
-        if root.is_file() && has_extension(root, "tar") {
+        if root.is_file() && is_shard(root) {
             return Self::of_shards(root, &[root.to_owned()]);
         }
         if !root.is_dir() {
@@ -260,8 +260,9 @@ impl ImageFolder {
     }
 }
 
-fn has_extension(path: &Path, expected: &str) -> bool {
-    (path.extension()).is_some_and(|extension| extension.eq_ignore_ascii_case(expected))
+/// Whether a file is taken for one of webdataset's shards.
+pub fn is_shard(path: &Path) -> bool {
+    (path.extension()).is_some_and(|extension| extension.eq_ignore_ascii_case("tar"))
 }
 
 fn is_compressed(name: &str) -> bool {

@@ -41,7 +41,7 @@ pub use config::{DataConfig, LatentCaching};
 pub use dataset::{Dataset, ImageDataset, Sample};
 pub use decode::{DEFAULT_MAX_PIXELS, Picture, Rgb16Image, decode};
 pub use error::DataError;
-pub use folder::{ImageEntry, ImageFolder};
+pub use folder::{ImageEntry, ImageFolder, is_shard};
 pub use loader::{Batch, Loader, LoaderConfig, Share};
 pub use plain::PlainImages;
 pub use preprocess::{Crop, Fit, Preprocess};

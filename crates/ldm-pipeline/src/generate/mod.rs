@@ -6,7 +6,6 @@ mod condition;
 mod conditioning;
 mod label_mapping;
 mod labels;
-mod lines;
 mod noise;
 mod palette;
 mod prompts;

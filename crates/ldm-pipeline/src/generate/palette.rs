@@ -2,8 +2,7 @@
 
 use std::{collections::HashMap, fs::File, io::BufReader, path::Path};
 
-use super::lines::read_lines;
-use crate::error::Error;
+use crate::{error::Error, lines::read_lines};
 
 /// First line of a palette of GIMP.
 const GIMP: &str = "GIMP Palette";

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use super::lines::read_lines;
-use crate::error::Error;
+use crate::{error::Error, lines::read_lines};
 
 /// Reads the prompts of a UTF-8 file: one a line, without blanks at its ends; empty lines and those that begin with `#` are passed over.
 ///

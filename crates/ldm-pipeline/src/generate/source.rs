@@ -3,13 +3,14 @@
 use std::{collections::BTreeSet, path::Path};
 
 use burn::{prelude::*, tensor::TensorData};
-use image::{GrayImage, RgbImage, imageops};
+use image::{DynamicImage, GrayImage, RgbImage, imageops};
 use ldm_diffusion::Sampler;
 
 use crate::{
     data::{self, Picture},
     error::Error,
     model::{InpaintInput, LatentDiffusion},
+    sheet::tensor_from_images,
 };
 
 /// A picture, and how far drawing may lead away from it.
@@ -215,16 +216,12 @@ pub fn load_mask(path: &Path, width: u32, height: u32) -> Result<GrayImage, Erro
 
 /// `[1, C, H, W]` in `[-1, 1]`; C is 3, or 1 for the brightness.
 fn rgb_tensor(image: &RgbImage, channels: usize, device: &Device) -> Tensor<4> {
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    let bytes = if channels == 1 {
-        imageops::grayscale(image).into_raw()
-    } else {
-        image.as_raw().clone()
-    };
-    let values: Vec<f32> = bytes.iter().map(|&v| f32::from(v) / 127.5 - 1.0).collect();
-    Tensor::<3>::from_data(TensorData::new(values, [height, width, channels]), device)
-        .permute([2, 0, 1])
-        .unsqueeze()
+    if channels == 1 {
+        // Each channel of a grey picture is its brightness.
+        let grey = DynamicImage::from(imageops::grayscale(image)).to_rgb8();
+        return tensor_from_images(&[grey], device).narrow(1, 0, 1);
+    }
+    tensor_from_images(std::slice::from_ref(image), device)
 }
 
 /// 1 where the mask is white, `[1, 1, H, W]`.

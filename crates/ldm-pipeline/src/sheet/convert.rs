@@ -1,6 +1,6 @@
-//! From the model's values in [-1, 1] to 8-bit pictures.
+//! From the model's values in [-1, 1] to 8-bit pictures, and back.
 
-use burn::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
 use image::{Rgb, RgbImage};
 
 /// The pictures of a batch `[N, C, H, W]` with values in [-1, 1], clamped; C is 3, or 1 for grey.
@@ -43,6 +43,28 @@ pub fn rgb_from_chw(values: &[f32], [channels, height, width]: [usize; 3]) -> Rg
     })
 }
 
+/// Pictures of one size as `[N, 3, H, W]` in [-1, 1].
+///
+/// # Panics
+/// If there is none, or they differ in size.
+#[must_use]
+pub fn tensor_from_images(images: &[RgbImage], device: &Device) -> Tensor<4> {
+    let (width, height) = images[0].dimensions();
+    let values: Vec<f32> = images.iter().flat_map(chw_from_rgb).collect();
+    let shape = [images.len(), 3, height as usize, width as usize];
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// The values `[3, H, W]` in [-1, 1] of a picture.
+pub(crate) fn chw_from_rgb(image: &RgbImage) -> Vec<f32> {
+    (0..3)
+        .flat_map(|channel| {
+            let levels = image.pixels().map(move |pixel| pixel.0[channel]);
+            levels.map(|level| f32::from(level) / 127.5 - 1.0)
+        })
+        .collect()
+}
+
 /// Peak signal-to-noise ratio between two pictures in decibels, `10 log10(255^2 / mean squared error)` over all
 /// channels; infinite for equal ones.
 ///
@@ -64,7 +86,8 @@ pub fn psnr(a: &RgbImage, b: &RgbImage) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
+    use crate::weights;
+    use std::path::Path;
 
     #[test]
     fn levels_are_rounded_and_clamped() {
@@ -93,6 +116,25 @@ mod tests {
             images[1].get_pixel(0, 1).0,
             [level(14), level(18), level(22)]
         );
+    }
+
+    /// The number of `scripts/make-eval-fixture.py`.
+    #[test]
+    fn psnr_is_scikit_images() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/eval");
+        let arrays = weights::open(&dir.join("arrays.safetensors")).unwrap();
+        let [original, distorted] = ["original", "distorted"].map(|name| {
+            let data = arrays.data(name).unwrap();
+            let [.., height, width, _] = data.shape()[..] else {
+                panic!("{name} has the shape {:?}", data.shape());
+            };
+            let bytes = data.iter::<u8>().take(3 * height * width).collect();
+            RgbImage::from_raw(width as u32, height as u32, bytes).unwrap()
+        });
+        let expected = std::fs::read(dir.join("expected.json")).unwrap();
+        let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
+        let expected = expected["psnr"].as_f64().unwrap();
+        assert!((psnr(&original, &distorted) - expected).abs() < 1e-12);
     }
 
     #[test]

@@ -6,7 +6,8 @@ mod png;
 pub(crate) mod text;
 
 pub use animation::{AnimationFormat, Frame};
-pub use convert::{images_from_tensor, psnr, rgb_from_chw};
+pub(crate) use convert::chw_from_rgb;
+pub use convert::{images_from_tensor, psnr, rgb_from_chw, tensor_from_images};
 pub use png::{encode_png, save_png};
 
 use image::imageops::{self, FilterType};

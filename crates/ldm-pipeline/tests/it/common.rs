@@ -82,8 +82,8 @@ pub(crate) fn norm(values: impl IntoIterator<Item = f64>) -> f64 {
         .sqrt()
 }
 
-/// Both stages, from text.
-const TINY: &str = r#"
+/// Both stages, but for the U-Net and its condition.
+pub(crate) const TINY: &str = r#"
 [data]
 resolution = 16
 validation = 0.0
@@ -116,6 +116,13 @@ batch_size = 2
 lr = { rate = 1e-3 }
 optimizer = {}
 
+[stage2.preview]
+count = 1
+steps = 2
+"#;
+
+/// What is missing in [`TINY`], for a model of texts.
+const FROM_TEXT: &str = r#"
 [stage2.unet]
 _class_name = "UNet2DConditionModel"
 sample_size = 8
@@ -140,10 +147,6 @@ encoder_attention_heads = 2
 head_dim = 4
 d_model = 8
 to_logits = false
-
-[stage2.preview]
-count = 1
-steps = 2
 "#;
 
 /// A run of two tiny stages with some settings changed, on four captioned pictures that this writes below `dir`.
@@ -158,7 +161,12 @@ pub(crate) fn tiny(dir: &Path, settings: &[&str]) -> RunConfig {
         fs::write(data.join(format!("{number}.txt")), "a ramp").unwrap();
     }
     let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
-    let mut config = RunConfig::parse(TINY, "the test's configuration", &settings).unwrap();
+    let mut config = RunConfig::parse(
+        &format!("{TINY}{FROM_TEXT}"),
+        "the test's configuration",
+        &settings,
+    )
+    .unwrap();
     config.data.path = Some(data);
     config
 }

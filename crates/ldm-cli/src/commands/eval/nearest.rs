@@ -12,7 +12,7 @@ use super::{
     pictures::{Folder, Work, cache},
     report::Report,
 };
-use crate::{args::EvalNearestArgs, progress::Progress};
+use crate::args::EvalNearestArgs;
 
 /// Pairs in a row of the sheet.
 const COLUMNS: usize = 8;
@@ -25,25 +25,15 @@ pub(super) fn run(args: &EvalNearestArgs) -> Result<(), Error> {
     let held_out = (args.held_out.as_ref())
         .map(|path| Folder::open(path, resolution, None))
         .transpose()?;
-    let extractor = match &args.vgg {
-        Some(spec) => network::vgg_features(spec, args.vgg_size, &device)?,
-        None => Extractor::Pixels,
-    };
-    let mut work = Work {
-        device,
-        batch: args.output.batch as usize,
-        progress: Progress::new(),
-    };
+    let extractor = network::vgg_features(&args.vgg, &device)?.unwrap_or(Extractor::Pixels);
+    let mut work = Work::new(&args.output, device);
     let known = real_features(&train, "training", args, &mut work, &extractor)?;
     let unseen = (held_out.as_ref())
         .map(|folder| real_features(folder, "held out", args, &mut work, &extractor))
         .transpose()?;
-    let captions: Vec<String> = (train.images.entries().iter())
-        .filter_map(|entry| entry.caption.clone())
-        .collect();
     let name = fakes.name();
     let Gathered { collected, images } =
-        fakes.gather(&args.fake, &captions, &mut work, &extractor, true)?;
+        fakes.gather(&args.fake, &train.captions(), &mut work, &extractor, true)?;
     for (features, name) in unseen
         .iter()
         .zip(&held_out)

@@ -14,7 +14,7 @@ use ldm_pipeline::{
     weights::{self, LoadOptions, Tensors, WeightsError},
 };
 
-use crate::args::{ConventionName, NetworkArgs};
+use crate::args::{ConventionName, NetworkArgs, VggArgs};
 
 /// pytorch-fid's name of its file, which a hub's repository is expected to have.
 const INCEPTION_FILE: &str = "pt_inception-2015-12-05-6726825d.pth";
@@ -50,13 +50,11 @@ impl Network {
         if let Some(spec) = &args.inception {
             return inception(spec, args.convention, device).map(Some);
         }
-        match &args.vgg {
-            Some(spec) => Ok(Some(Self {
-                extractor: vgg_features(spec, args.vgg_size, device)?,
-                family: Family::Vgg,
-            })),
-            None => Ok(None),
-        }
+        let extractor = vgg_features(&args.vgg, device)?;
+        Ok(extractor.map(|extractor| Self {
+            extractor,
+            family: Family::Vgg,
+        }))
     }
 }
 
@@ -92,14 +90,17 @@ fn inception(spec: &str, convention: ConventionName, device: &Device) -> Result<
     })
 }
 
-/// VGG16's features, of pictures brought to `size` pixels a side.
-pub(super) fn vgg_features(spec: &str, size: u64, device: &Device) -> Result<Extractor, Error> {
+/// VGG16's features, if its weights are given.
+pub(super) fn vgg_features(args: &VggArgs, device: &Device) -> Result<Option<Extractor>, Error> {
+    let Some(spec) = &args.vgg else {
+        return Ok(None);
+    };
     let (network, tensors) = vgg(spec, device)?;
-    Ok(Extractor::Vgg {
+    Ok(Some(Extractor::Vgg {
         network,
-        side: size as usize,
+        side: args.vgg_size as usize,
         weights: tensors.checksum()?,
-    })
+    }))
 }
 
 /// VGG16, and its file.

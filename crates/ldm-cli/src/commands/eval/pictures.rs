@@ -14,11 +14,14 @@ use ldm_pipeline::{
 };
 
 use super::failed;
-use crate::{args::CacheArgs, progress::Progress};
+use crate::{
+    args::{CacheArgs, EvalOutputArgs},
+    progress::Progress,
+};
 
 /// The images of a folder, for the crate of measures.
 pub(super) struct Folder {
-    pub(super) images: PlainImages,
+    images: PlainImages,
     /// What it is called in messages.
     pub(super) name: String,
 }
@@ -77,6 +80,12 @@ impl Folder {
             images,
             name: path.display().to_string(),
         })
+    }
+
+    /// The captions of those that have one, in order.
+    pub(super) fn captions(&self) -> Vec<String> {
+        let entries = self.images.entries().iter();
+        entries.filter_map(|entry| entry.caption.clone()).collect()
     }
 
     /// The features of all pictures, with progress under `title`.
@@ -153,6 +162,17 @@ pub(super) struct Work {
     pub(super) device: Device,
     pub(super) batch: usize,
     pub(super) progress: Progress,
+}
+
+impl Work {
+    /// Nothing done yet.
+    pub(super) fn new(args: &EvalOutputArgs, device: Device) -> Self {
+        Self {
+            device,
+            batch: args.batch as usize,
+            progress: Progress::new(),
+        }
+    }
 }
 
 /// The folder of kept features, if any are to be kept.

@@ -1,10 +1,15 @@
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use image::RgbImage;
 use ldm_eval::{
-    Collector, Error as EvalError, Pictures, SSIM_WINDOW, SetStatistics, Subsets, compare, psnr,
-    ssim,
+    Collector, Error as EvalError, Pictures, SSIM_WINDOW, SetStatistics, Subsets, compare, ssim,
 };
-use ldm_pipeline::{Error, autoencoder::Lpips, model::FirstStageFiles, reconstruct::pairs};
+use ldm_pipeline::{
+    Error,
+    autoencoder::Lpips,
+    model::FirstStageFiles,
+    reconstruct::pairs,
+    sheet::{psnr, tensor_from_images},
+};
 use serde_json::json;
 
 use super::{
@@ -29,7 +34,7 @@ pub(super) fn run(args: &EvalReconstructionArgs) -> Result<(), Error> {
     let folder = Folder::open(&args.data, args.resolution.or(trained), args.count)?;
     let network = Network::load(&args.network, &device)?;
     let heads = args.lpips_heads.as_deref();
-    let lpips = (args.network.vgg.as_ref())
+    let lpips = (args.network.vgg.vgg.as_ref())
         .map(|vgg| network::lpips(vgg, heads, &device))
         .transpose()?;
     let first_stage = files.load(&device)?;
@@ -46,7 +51,7 @@ pub(super) fn run(args: &EvalReconstructionArgs) -> Result<(), Error> {
             .map(|index| folder.get(index).map_err(Error::from))
             .collect::<Result<Vec<RgbImage>, Error>>()?;
         check_sizes(&folder, first, &originals, files.config.factor())?;
-        let images = to_tensor(&originals, &device);
+        let images = tensor_from_images(&originals, &device);
         let (originals, decoded): (Vec<_>, Vec<_>) = pairs(&first_stage, images).unzip();
         for (original, decoded) in originals.iter().zip(&decoded) {
             psnrs.push(psnr(original, decoded));
@@ -139,22 +144,8 @@ fn check_sizes(
 
 /// The perceptual distance of each pair, of what 8 bits hold.
 fn perceptual(lpips: &Lpips, a: &[RgbImage], b: &[RgbImage], device: &Device) -> Vec<f64> {
-    let distances = lpips.forward(to_tensor(a, device), to_tensor(b, device));
+    let distances = lpips.forward(tensor_from_images(a, device), tensor_from_images(b, device));
     distances.into_data().iter::<f64>().collect()
-}
-
-/// Pictures of one size as `[N, 3, H, W]` in `[-1, 1]`.
-fn to_tensor(images: &[RgbImage], device: &Device) -> Tensor<4> {
-    let (width, height) = images[0].dimensions();
-    let mut values = Vec::with_capacity(images.len() * images[0].as_raw().len());
-    for image in images {
-        for channel in 0..3 {
-            let plane = image.pixels().map(|pixel| pixel.0[channel]);
-            values.extend(plane.map(|level| f32::from(level) / 127.5 - 1.0));
-        }
-    }
-    let shape = [images.len(), 3, height as usize, width as usize];
-    Tensor::from_data(TensorData::new(values, shape), device)
 }
 
 fn mean(values: &[f64]) -> f64 {

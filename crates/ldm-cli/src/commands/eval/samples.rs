@@ -1,5 +1,5 @@
 use ldm_eval::{SetStatistics, Subsets, compare};
-use ldm_pipeline::{Error, atomic};
+use ldm_pipeline::{Error, atomic, data::is_shard};
 use serde_json::json;
 
 use super::{
@@ -21,23 +21,16 @@ pub(super) fn run(args: &EvalSamplesArgs) -> Result<(), Error> {
     };
     let extractor = &network.extractor;
     let fakes = Fakes::open(&args.fake)?;
-    let mut work = Work {
-        device,
-        batch: args.output.batch as usize,
-        progress: Progress::new(),
-    };
+    let mut work = Work::new(&args.output, device);
     let real_name = args.real.display().to_string();
-    let (real, captions) = if args.real.is_file() && !is_tar(args) {
+    let (real, captions) = if args.real.is_file() && !is_shard(&args.real) {
         let statistics = SetStatistics::read(&args.real).map_err(failed)?;
         (statistics, Vec::new())
     } else {
         let folder = Folder::open(&args.real, fakes.resolution(&args.fake), None)?;
-        let captions = (folder.images.entries().iter())
-            .filter_map(|entry| entry.caption.clone())
-            .collect();
         let cache = cache(&args.cache);
         let statistics = folder.statistics("real", &mut work, extractor, cache.as_deref())?;
-        (statistics, captions)
+        (statistics, folder.captions())
     };
     if let Some(path) = &args.save_stats {
         atomic::write_file(path, &real.to_bytes())?;
@@ -70,12 +63,6 @@ pub(super) fn run(args: &EvalSamplesArgs) -> Result<(), Error> {
     );
     report.comparison(&found, network.family, false);
     report.finish(args.output.json.as_deref())
-}
-
-/// Whether the real pictures are in a tar file.
-fn is_tar(args: &EvalSamplesArgs) -> bool {
-    let extension = args.real.extension();
-    extension.is_some_and(|extension| extension.eq_ignore_ascii_case("tar"))
 }
 
 /// Fréchet distances grow as sets shrink; with fewer pictures than features no covariance has full rank.

@@ -4,7 +4,6 @@ use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use burn::tensor::Device;
@@ -18,38 +17,7 @@ use ldm_pipeline::{
     train::{Outcome, Stage, train_diffusion, train_vae},
 };
 
-const CONFIG: &str = r#"
-[data]
-resolution = 8
-validation = 0.0
-workers = 1
-
-[stage1.training]
-steps = 1
-batch_size = 2
-lr.rate = 1e-3
-
-[stage1.vae]
-block_out_channels = [4, 4]
-down_block_types = ["DownEncoderBlock2D", "DownEncoderBlock2D"]
-up_block_types = ["UpDecoderBlock2D", "UpDecoderBlock2D"]
-latent_channels = 2
-norm_num_groups = 2
-mid_block_add_attention = false
-
-[stage1.loss]
-perceptual_weight = 0.0
-disc_weight = 0.0
-
-[stage2.training]
-steps = 2
-batch_size = 2
-lr.rate = 1e-3
-
-[stage2.preview]
-count = 2
-steps = 1
-"#;
+use crate::common::TINY;
 
 const BY_CLASS: &str = r#"
 [stage2.class]
@@ -88,11 +56,7 @@ add_attention = false
 norm_num_groups = 2
 "#;
 
-/// Initial weights come from a generator of the whole process: one trial at a time.
-static ALONE: Mutex<()> = Mutex::new(());
-
 struct Trial {
-    _alone: MutexGuard<'static, ()>,
     dir: tempfile::TempDir,
     condition: &'static str,
 }
@@ -100,7 +64,6 @@ struct Trial {
 impl Trial {
     fn new(condition: &'static str) -> Self {
         Self {
-            _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner),
             dir: tempfile::tempdir().unwrap(),
             condition,
         }
@@ -112,7 +75,7 @@ impl Trial {
 
     /// Trains both stages on `data` and returns what `ldm.json` of the model says.
     fn train(&self, run: &str, settings: &[String]) -> Result<Value, Error> {
-        let text = format!("{CONFIG}{}", self.condition);
+        let text = format!("{TINY}{}", self.condition);
         let mut config = RunConfig::parse(&text, "the test's configuration", settings)?;
         config.data.path = Some(self.path("data"));
         let run = self.path(run);
